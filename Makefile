@@ -1,0 +1,82 @@
+# The commands of the workbench; `make` alone lists them.
+.DEFAULT_GOAL := help
+.PHONY: help env demo test lab export check clean
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.ready
+DEMO  := runs/demo
+
+# The first Python that is new enough and can make environments; `make PYTHON=/path/to/python …` chooses another.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13 python3.14; do \
+            $$p -c '$(USABLE)' 2>/dev/null && { echo $$p; break; }; done)
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /  make \1         /p' Makefile | sed 's/^\(  make .\{8\}\) */\1 /'
+
+# -- environment ------------------------------------------------------------------------------
+env: $(STAMP) ## make .venv and install the project into it (done by the others when needed)
+
+# The stamp is written last and holds this folder's name: an interrupted install, changed
+# requirements and a moved checkout (whose scripts point to the old place) all lead back here.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(CURDIR))
+.PHONY: $(STAMP)
+endif
+
+$(STAMP): settings.ini setup.py pyproject.toml
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1 || { [ -s $(STAMP) ] && [ "$$(cat $(STAMP))" != "$(CURDIR)" ]; }; then \
+	  p="$(PYTHON)"; \
+	  "$$p" -c '$(USABLE)' 2>/dev/null || { \
+	    echo "No usable Python$${p:+ ($$p)}: needs 3.10 or newer with the venv module." >&2; \
+	    echo "On Debian or Ubuntu: apt install python3-venv; elsewhere: make PYTHON=/path/to/python3.12 …" >&2; exit 1; }; \
+	  echo "== Making the environment $(VENV) with $$("$$p" --version)"; \
+	  "$$p" -m venv --clear $(VENV); fi
+	@echo "== Installing the packages: PyTorch is large, 3 to 10 minutes the first time, seconds later"
+	@$(BIN)/python -m pip install --disable-pip-version-check -e '.[lab,dev]'
+	@echo "$(CURDIR)" > $(STAMP)
+
+# -- the two commands -------------------------------------------------------------------------
+# The notebook finds the finished run in LZN_RUNS and shows it instead of training again.
+DEMO_TRAIN  = $(BIN)/lzn joint --data digits --preset cpu --seed 0 --out $(DEMO) --resume
+DEMO_REPORT = LZN_SEEDS=1 LZN_RUNS="$(CURDIR)/$(DEMO)" \
+              $(BIN)/jupyter nbconvert --to html --execute nbs/22_joint.ipynb --output-dir $(DEMO)
+
+demo: env ## train the joint model on real digits, print results, leave a report (FRESH=1 starts anew)
+	@[ -z "$(FRESH)" ] || { echo "== Starting anew: removing $(DEMO)"; rm -rf $(DEMO); }
+	@echo "== Training the joint model on handwritten digits: about 3 minutes on two cores, nothing if finished"
+	@$(DEMO_TRAIN)
+	@html=$(DEMO)/22_joint.html; \
+	if [ $$html -nt nbs/22_joint.ipynb ] && [ $$html -nt $(DEMO)/metrics.jsonl ]; then \
+	  echo "== The report is up to date"; \
+	else \
+	  echo "== Executing nbs/22_joint.ipynb into the report: about a minute"; $(DEMO_REPORT) || exit 1; \
+	fi; echo "== Open $(CURDIR)/$$html"
+
+# Two notebooks run side by side, so each gets half of the cores for its arithmetic.
+NB_THREADS = $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))
+
+test: env ## check that notebooks, package and README agree, then run notebooks and pytest (12 minutes at most)
+	@echo "== 1/3 Notebooks, exported package and README agree: seconds"
+	@$(BIN)/python tools/check_notebooks.py
+	@echo "== 2/3 Every notebook runs (tiny preset): minutes"
+	@LZN_PRESET=tiny LZN_SEEDS=1 OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/nbdev_test --n_workers 2 --timing --do_print
+	@echo "== 3/3 pytest: minutes"
+	@$(BIN)/python -m pytest tests -q
+
+lab: env ## open JupyterLab on the index notebook (LAB="--no-browser …" passes options on)
+	@echo "== Opening JupyterLab; end it with Ctrl-C"
+	@$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
+
+# -- for those who edit -----------------------------------------------------------------------
+export: env ## clean the notebooks, write lzn_nb/ and README.md from them (after every edit)
+	@echo "== Writing lzn_nb/ and README.md from nbs/: seconds"
+	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python tools/make_readme.py
+
+check: env ## only the first stage of test, without running anything
+	@$(BIN)/python tools/check_notebooks.py
+
+clean: ## remove caches and builds (ALL=1: also the environment and all runs)
+	@echo "== Removing caches and builds$(if $(ALL), with $(VENV) and runs)"
+	@rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis nbs/sidebar.yml $(if $(ALL),$(VENV) runs)
+	@find lzn_nb nbs tests tools \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
