@@ -1,0 +1,480 @@
+"""Data sets: the same splits everywhere, the right numbers, and clear answers to wrong requests."""
+import hashlib
+import pickle
+import struct
+import subprocess
+import sys
+import warnings
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lzn_nb.data import Split, batches, load_data, read_image, stratified_split, to_uint8, to_unit, two_views
+
+
+def fingerprint(parts):
+    return hashlib.sha256(b"|".join(part.numpy().astype("<i8").tobytes() for part in parts)).hexdigest()[:16]
+
+
+def picture(path, size=(12, 12), mode="RGB", seed=0):
+    "Writes one random image file, with its folders."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.RandomState(seed).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(values).convert(mode).save(path)
+    return path
+
+
+def pictures(folder, n, **kinds):
+    for i in range(n):
+        picture(folder / f"{i:03}.png", seed=i, **kinds)
+
+
+def sizes(data):
+    return [len(part) for part in (data.train, data.valid, data.test)]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits")
+
+
+# -- splits -----------------------------------------------------------------------------------
+def test_digit_split_is_pinned(digits):
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    parts = stratified_split(raw.target, (0.7, 0.1, 0.2), 0)
+    assert fingerprint(parts) == "30872f03bf6dfd03"
+    for part, split in zip(parts, (digits.train, digits.valid, digits.test)):
+        images, labels = split.tensors()
+        assert torch.equal(images[:, 0], torch.from_numpy(raw.images[part]).float() / 8 - 1)
+        assert torch.equal(labels, torch.from_numpy(raw.target)[part])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("fractions", [(0.7, 0.1, 0.2), (0.5, 0.5), (11 / 12, 1 / 12), (1.0,)])
+def test_split_is_a_stratified_partition(fractions, seed):
+    labels = np.random.RandomState(seed).randint(0, 7, 500)
+    parts = stratified_split(labels, fractions, seed)
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(500))
+    for part, share in zip(parts, fractions):
+        assert torch.equal(part, part.sort().values) and part.dtype == torch.int64
+        assert abs(len(part) - share * 500) < 1
+        assert np.abs(np.bincount(labels[part], minlength=7) - share * np.bincount(labels)).max() < 1.5
+
+
+def test_split_follows_its_seed():
+    labels = torch.arange(100) % 4
+    first, again, other = (stratified_split(labels, (0.5, 0.5), seed) for seed in (3, 3, 4))
+    assert all(map(torch.equal, first, again)) and not torch.equal(first[0], other[0])
+
+
+def test_split_ignores_global_generators():
+    torch.manual_seed(0), np.random.seed(0)
+    first = stratified_split([0, 1] * 20, (0.5, 0.5), 0)
+    assert all(map(torch.equal, first, stratified_split([0, 1] * 20, (0.5, 0.5), 0)))
+
+
+def test_single_images_go_to_training():
+    parts = stratified_split([0] + [1] * 50 + [2], (0.2, 0.8), 0)
+    assert {0, 51} <= set(parts[0].tolist())
+
+
+@pytest.mark.parametrize("labels, fractions, what", [
+    ([], (1.0,), "labels"), ([[0]], (1.0,), "labels"), ([0.5], (1.0,), "labels"),
+    ([0, 1], (), "fractions"), ([0, 1], (0.5, 0.4), "fractions"), ([0, 1], (1.5, -0.5), "fractions"),
+])  # fmt: skip
+def test_wrong_splits(labels, fractions, what):
+    with pytest.raises(ValueError, match=f"^{what}: got .* wanted"):
+        stratified_split(labels, fractions, 0)
+
+
+# -- pixels and protocol ------------------------------------------------------------------------
+def test_unit_range_and_back():
+    levels = torch.arange(256, dtype=torch.uint8)
+    unit = to_unit(levels)
+    assert (unit.min(), unit.max()) == (-1, 1) and unit.dtype == torch.float32
+    assert torch.equal(to_uint8(unit), levels)
+    assert to_uint8(torch.tensor([-9.0, 9.0, torch.inf])).tolist() == [0, 255, 255]
+    with pytest.raises(ValueError, match="images: 1 of 2 values are NaN"):
+        to_uint8(torch.tensor([0.0, torch.nan]))
+
+
+def test_digits(digits):
+    assert sizes(digits) == [1258, 180, 359] and digits.shape == (1, 8, 8) and digits.num_classes == 10
+    image, label = digits.valid[5]
+    assert image.shape == (1, 8, 8) and image.dtype == torch.float32 and isinstance(label, int)
+    assert (digits.train.images.min(), digits.train.images.max()) == (-1, 1)
+    assert digits.describe() == (
+        "digits: 1,258 train, 180 valid, 359 test; 1×8×8, 10 classes; "
+        "scikit-learn load_digits, stratified 70/10/20 %, split seed 0"
+    )
+
+
+def test_digits_other_seed_and_size(digits):
+    other = load_data("digits", split_seed=1, image_size=16)
+    assert other.shape == (1, 16, 16) and not torch.equal(other.test.labels, digits.test.labels)
+    assert -1 <= other.train.images.min() < -0.9 and 0.9 < other.train.images.max() <= 1
+
+
+@pytest.mark.parametrize("name, options, what", [
+    ("digitz", {}, '"digits", "mnist", "cifar10", "folder:PATH"'), ("folder:", {}, "name"), ("folder", {}, "name"),
+    ("digits:8", {}, "name"), (None, {}, "name"), ("digits", {"image_size": 0}, "image_size"), ("digits", {"image_size": 8.0}, "image_size"),
+    ("digits", {"split_seed": -1}, "split_seed"), ("digits", {"split_seed": "0"}, "split_seed"),
+])  # fmt: skip
+def test_wrong_requests(name, options, what):
+    with pytest.raises(ValueError, match="got .* wanted") as wrong:
+        load_data(name, **options)
+    assert what in str(wrong.value)
+
+
+def test_import_is_light():
+    code = "import sys, lzn_nb.data; print([m for m in ('torchvision', 'sklearn', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+# -- MNIST and CIFAR-10 -------------------------------------------------------------------------
+def write_mnist(root, n_train=120, n_test=20):
+    "Files in the format of MNIST; image i is filled with the value i % 256, its label is i % 10."
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, n in (("train", n_train), ("t10k", n_test)):
+        values = np.arange(n) % 256
+        images = np.repeat(values.astype(np.uint8), 28 * 28).tobytes()
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, n, 28, 28) + images)
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, n) + (np.arange(n) % 10).astype(np.uint8).tobytes())
+    return raw
+
+
+def test_mnist(tmp_path, monkeypatch):
+    write_mnist(tmp_path)
+    monkeypatch.setenv("LZN_DATA", str(tmp_path))
+    data = load_data("mnist")
+    assert sizes(data) == [110, 10, 20] and data.shape == (1, 28, 28)
+    assert data.valid.labels.bincount().tolist() == [1] * 10
+    images, labels = data.test.tensors()
+    assert torch.equal(to_uint8(images)[:, 0, 0, 0], torch.arange(20, dtype=torch.uint8))
+    assert torch.equal(labels, torch.arange(20) % 10)
+    assert str(tmp_path) not in data.describe() and "MNIST" in data.describe()
+    assert load_data("mnist", image_size=14).shape == (1, 14, 14)
+
+
+def test_mnist_missing(tmp_path, monkeypatch):
+    monkeypatch.delenv("LZN_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="root=.*LZN_DATA.*download=True"):
+        load_data("mnist")
+    with pytest.raises(FileNotFoundError, match="download=True") as missing:
+        load_data("mnist", root=tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere" / "MNIST" / "raw") in str(missing.value)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("bad", [b"", b"\x00\x00", struct.pack(">4i", 2051, 120, 28, 28) + b"\x00" * 99])
+def test_mnist_damaged(tmp_path, bad):
+    raw = write_mnist(tmp_path)
+    (raw / "train-images-idx3-ubyte").write_bytes(bad)
+    with pytest.raises(FileNotFoundError, match="no complete, undamaged files"):
+        load_data("mnist", root=tmp_path)
+
+
+def write_cifar(root):
+    "Files in the format of CIFAR-10, 20 images each."
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for k, name in enumerate([f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]):
+        values = np.full((20, 3072), 40 * k, np.uint8)
+        values[:, :1024] = 255  # the red plane
+        (folder / name).write_bytes(pickle.dumps({"data": values, "labels": [i % 10 for i in range(20)]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"kind{i}" for i in range(10)]}))
+
+
+def test_cifar10_other_files_are_refused(tmp_path):
+    write_cifar(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cifar-10-batches-py .*corrupted"):
+        load_data("cifar10", root=tmp_path)
+
+
+def test_cifar10(tmp_path, monkeypatch):
+    "torchvision compares checksums with the real files; here they are switched off to read ours."
+    from torchvision.datasets import cifar
+
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5: True)
+    write_cifar(tmp_path)
+    data = load_data("cifar10", root=tmp_path)
+    assert sizes(data) == [90, 10, 20] and data.shape == (3, 32, 32) and data.classes[3] == "kind3"
+    assert data.train.images[:, 0].eq(1).all() and data.test.images[:, 1:].eq(200 / 127.5 - 1).all()
+    assert data.valid.labels.bincount().tolist() == [1] * 10
+
+
+# -- folders ------------------------------------------------------------------------------------
+def test_class_folders(tmp_path):
+    for kind in ("cat", "dog"):
+        pictures(tmp_path / kind, 20)
+    data = load_data(f"folder:{tmp_path}")
+    assert sizes(data) == [28, 4, 8] and data.classes == ("cat", "dog") and data.shape == (3, 12, 12)
+    assert data.test.labels.bincount().tolist() == [4, 4] and data.train.lazy
+    image, label = data.train[0]
+    assert image.shape == (3, 12, 12) and image.dtype == torch.float32 and label == 0
+    values = np.asarray(Image.open(data.train.pixels.paths[0]))
+    assert torch.equal(to_uint8(image), torch.from_numpy(values.copy()).permute(2, 0, 1))
+    images, labels = data.train.tensors()
+    assert images.shape == (28, 3, 12, 12) and torch.equal(labels, data.train.labels)
+
+
+def test_flat_folder_and_relative_path(tmp_path, monkeypatch):
+    pictures(tmp_path / "faces", 10)
+    data = load_data("folder:faces", root=tmp_path)
+    assert sizes(data) == [7, 1, 2] and data.classes == ("faces",) and data.train.labels.eq(0).all()
+    monkeypatch.chdir(tmp_path / "faces")
+    assert sizes(load_data("folder:.")) == [7, 1, 2]
+
+
+@pytest.mark.parametrize("parts, expected, seed", [
+    ({"train": 20, "test": 3}, [18, 2, 3], 0), ({"train": 20, "val": 4}, [18, 2, 4], 0),
+    ({"train": 20, "validation": 4, "test": 3}, [20, 4, 3], None), ({"train": 20}, [14, 2, 4], 0),
+])  # fmt: skip
+@pytest.mark.parametrize("inner", ["cat", "."])
+def test_parts(tmp_path, parts, expected, seed, inner):
+    for part, n in parts.items():
+        pictures(tmp_path / "set" / part / inner, n)
+    data = load_data("folder:set", root=tmp_path)
+    assert sizes(data) == expected and data.split_seed == seed
+    assert "as " in data.describe() if len(parts) > 1 else "70/10/20" in data.describe()
+
+
+def test_test_part_keeps_the_labels_of_training(tmp_path):
+    for kind in ("ant", "bee", "cat"):
+        pictures(tmp_path / "train" / kind, 10)
+    pictures(tmp_path / "test" / "cat", 2)
+    assert load_data(f"folder:{tmp_path}").test.labels.tolist() == [2, 2]
+    pictures(tmp_path / "test" / "dodo", 2)
+    with pytest.raises(ValueError, match="dodo.*wanted those of training.*ant"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_a_class_called_train(tmp_path):
+    for kind in ("car", "train"):
+        pictures(tmp_path / kind, 10)
+    assert load_data(f"folder:{tmp_path}").classes == ("car", "train")
+
+
+def test_resize_and_crop(tmp_path):
+    pictures(tmp_path / "wide", 10, size=(30, 20))
+    assert load_data(f"folder:{tmp_path}").shape == (3, 20, 20)
+    data = load_data(f"folder:{tmp_path}", image_size=8)
+    assert data.shape == data.train[0][0].shape == (3, 8, 8)
+    left_black = np.zeros((10, 30), np.uint8)
+    left_black[:, 10:20] = 255
+    Image.fromarray(left_black).save(tmp_path / "band.png")
+    assert read_image(str(tmp_path / "band.png"), 1, 10).eq(255).all()  # the middle third
+
+
+def test_grey_and_colour_follow_the_first(tmp_path):
+    pictures(tmp_path / "a", 9, mode="L")
+    picture(tmp_path / "a" / "last.png", mode="RGB")
+    data = load_data(f"folder:{tmp_path}")
+    assert data.shape == (1, 12, 12) and data.train.images.shape == (7, 1, 12, 12)
+    picture(tmp_path / "a" / "0.png", mode="P")
+    assert load_data(f"folder:{tmp_path}").train.images.shape[1] == 3
+
+
+def test_sixteen_bits_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(OSError, match="deep.png: pixels of mode I;16, wanted 8 bits"):
+        read_image(str(tmp_path / "deep.png"), 1, 4)
+
+
+def break_two(tmp_path):
+    pictures(tmp_path / "a", 20)
+    (tmp_path / "a" / "004.png").write_bytes(b"not an image")
+    cut = tmp_path / "a" / "005.png"
+    cut.write_bytes(cut.read_bytes()[:-80])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_unreadable_image_is_named(tmp_path, workers):
+    break_two(tmp_path)
+    data = load_data(f"folder:{tmp_path}")
+    names = [part.pixels.paths for part in (data.train, data.valid, data.test)]
+    everything = Split(type(data.train.pixels)(sum(names, []), 3, 12), torch.zeros(20, dtype=torch.int64))
+    with pytest.raises(OSError, match=r"00[45]\.png.*skip_unreadable=True"):
+        everything.tensors()
+    with pytest.raises(OSError, match=r"00[45]\.png.*skip_unreadable=True"):
+        list(islice(batches(everything, 10, seed=0, workers=workers), 2))
+
+
+def test_unreadable_images_are_left_out_on_request(tmp_path):
+    break_two(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out 2 of 20 images.*004\.png.*005\.png"):
+        data = load_data(f"folder:{tmp_path}", skip_unreadable=True)
+    assert sum(sizes(data)) == 18
+    for part in (data.train, data.valid, data.test):
+        part.tensors()
+
+
+def test_nothing_readable(tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"")
+    with pytest.raises(OSError, match="0.jpg"):
+        load_data(f"folder:{tmp_path}")
+    with pytest.raises(ValueError, match="none of 3 images can be read"):
+        load_data(f"folder:{tmp_path}", skip_unreadable=True)
+
+
+def test_nothing_to_warn_about(tmp_path):
+    pictures(tmp_path, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(f"folder:{tmp_path}", skip_unreadable=True)
+
+
+def test_wrong_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist; wanted a folder"):
+        load_data("folder:nowhere", root=tmp_path)
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
+        load_data(f"folder:{picture(tmp_path / 'one.png')}")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty"):
+        load_data("folder:empty", root=tmp_path)
+    pictures(tmp_path / "set" / "full", 10)
+    (tmp_path / "set" / "hollow").mkdir()
+    with pytest.raises(FileNotFoundError, match="set: .*hollow"):
+        load_data("folder:set", root=tmp_path)
+    pictures(tmp_path / "few", 3)
+    with pytest.raises(ValueError, match="3 images are too few .* wanted at least 10"):
+        load_data("folder:few", root=tmp_path)
+
+
+def test_two_validation_parts(tmp_path):
+    for part in ("train", "val", "valid"):
+        pictures(tmp_path / part / "a", 2)
+    with pytest.raises(ValueError, match="one validation part"):
+        load_data(f"folder:{tmp_path}")
+
+
+def test_images_beside_class_folders_are_announced(tmp_path):
+    pictures(tmp_path / "a", 10)
+    picture(tmp_path / "preview.png")
+    with pytest.warns(UserWarning, match="left out 1 images beside the class folders, such as preview.png"):
+        assert sum(sizes(load_data(f"folder:{tmp_path}"))) == 10
+
+
+# -- batches ------------------------------------------------------------------------------------
+def numbered(n, lazy_in=None):
+    "A split whose image i has the label i; in memory, or on disk."
+    if lazy_in is None:
+        return Split(torch.arange(n, dtype=torch.uint8)[:, None, None, None], torch.arange(n))
+    for i in range(n):
+        Image.new("L", (1, 1), i).save(lazy_in / f"{i:03}.png")
+    from lzn_nb.data import ImageFiles
+
+    return Split(ImageFiles([str(lazy_in / f"{i:03}.png") for i in range(n)], 1, 1), torch.arange(n))
+
+
+@pytest.mark.parametrize("start", [0, 2, 3, 4, 11])
+def test_resumed_is_uninterrupted(tmp_path, start):
+    for split in (numbered(13), numbered(13, tmp_path)):
+        whole = list(islice(batches(split, 4, seed=7), 15))
+        rest = list(islice(batches(split, 4, seed=7, start_step=start), 15 - start))
+        assert all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in zip(whole[start:], rest))
+
+
+def test_memory_and_disk_agree(tmp_path):
+    for workers in (0, 2):
+        pairs = zip(batches(numbered(13), 4, seed=1), batches(numbered(13, tmp_path), 4, seed=1, workers=workers))
+        for (a, b), (c, d) in islice(pairs, 5):
+            assert torch.equal(a, c) and torch.equal(b, d) and b.dtype == d.dtype == torch.int64
+            assert torch.equal(to_uint8(a)[:, 0, 0, 0].long(), b)
+
+
+def test_epochs():
+    steps = [labels for _, labels in islice(batches(numbered(13), 4, seed=0), 6)]
+    first, second = torch.cat(steps[:3]), torch.cat(steps[3:])
+    assert len(first.unique()) == len(second.unique()) == 12  # nothing twice, the incomplete batch dropped
+    assert not torch.equal(first, second)
+    other = torch.cat([labels for _, labels in islice(batches(numbered(13), 4, seed=1), 3)])
+    assert torch.equal(other, second)  # epoch e is shuffled with seed + e
+    assert not torch.equal(other, first)
+
+
+def test_far_start_is_immediate():
+    images, _ = next(batches(numbered(13), 4, seed=0, start_step=10**12))
+    assert images.shape == (4, 1, 1, 1)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batches_leave_the_global_generator_alone(tmp_path, workers):
+    before = torch.get_rng_state()
+    next(batches(numbered(5), 2, seed=0)), next(batches(numbered(5, tmp_path), 2, seed=0, workers=workers))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("options, what", [
+    ({"batch": 14}, "batch: got 14, but the split has 13"), ({"batch": 0}, "batch"), ({"batch": 2.0}, "batch"),
+    ({"start_step": -1}, "start_step"), ({"seed": -1}, "seed"), ({"seed": None}, "seed"), ({"workers": -1}, "workers"),
+])  # fmt: skip
+def test_wrong_batches_are_refused_at_once(options, what):
+    with pytest.raises(ValueError, match=f"{what}.*wanted"):
+        batches(numbered(13), **{"batch": 4, "seed": 0, **options})
+
+
+# -- views --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("size, channels", [(8, 1), (28, 1), (32, 3), (64, 3), (5, 3)])
+def test_views(size, channels):
+    images = torch.rand(6, channels, 9, 11, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    view = two_views(size, channels=channels)
+    a, b = view(images, seed=1)
+    assert a.shape == b.shape == (6, channels, size, size) and a.dtype == torch.float32
+    assert -1 <= min(a.min(), b.min()) and max(a.max(), b.max()) <= 1 and not torch.equal(a, b)
+    assert [one.shape for one in view(images[0])] == [(channels, size, size)] * 2
+
+
+def test_every_image_has_its_own_draw():
+    images = (torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1).expand(8, -1, -1, -1)
+    for view in two_views(32, channels=3)(images, seed=0):
+        assert len({tuple(one.flatten().tolist()) for one in view}) == 8
+
+
+def test_views_repeat_with_their_seed_and_leave_the_generator():
+    view, images = two_views(16, channels=3), torch.rand(3, 3, 16, 16)
+    before = torch.get_rng_state()
+    first, again, other = view(images, seed=5), view(images, seed=5), view(images, seed=6)
+    assert all(map(torch.equal, first, again)) and not torch.equal(first[0], other[0])
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(5)
+    assert all(map(torch.equal, first, view(images)))  # without a seed, the global generator decides
+
+
+def test_strength_zero_changes_nothing():
+    images = torch.rand(4, 3, 32, 32) * 2 - 1
+    for view in two_views(32, channels=3, strength=0, flip=False)(images):
+        torch.testing.assert_close(view, images, rtol=0, atol=1e-5)
+    flipped = two_views(32, channels=3, strength=0)(images, seed=0)[0]
+    same = (flipped - images).abs().amax((1, 2, 3)) < 1e-5
+    mirrored = (flipped - images.flip(-1)).abs().amax((1, 2, 3)) < 1e-5
+    assert (same ^ mirrored).all()
+
+
+def test_at_224_it_is_the_published_recipe():
+    crop, mirror, jitter, grey, blur = two_views(224, channels=3).args[0].transforms
+    assert tuple(crop.scale) == (0.08, 1.0) and tuple(crop.ratio) == (3 / 4, 4 / 3)
+    assert (mirror.p, jitter.p, grey.p) == (0.5, 0.8, 0.2)
+    colours = jitter.transforms[0]
+    assert torch.allclose(torch.tensor([colours.brightness, colours.contrast, colours.saturation]), torch.tensor([0.2, 1.8]))
+    assert tuple(colours.hue) == (-0.2, 0.2)
+    assert tuple(blur.kernel_size) == (23, 23) and tuple(blur.sigma) == (0.1, 2.0)
+
+
+@pytest.mark.parametrize("options, what", [({"size": 0}, "size"), ({"channels": 2}, "channels"), ({"strength": 1.5}, "strength")])
+def test_wrong_views(options, what):
+    options = {"size": 8, "channels": 1, **options}
+    with pytest.raises(ValueError, match=f"{what}: got .* wanted"):
+        two_views(options.pop("size"), **options)
+
+
+def test_wrong_images_for_views():
+    with pytest.raises(ValueError, match=r"images: got shape \[2, 1, 8, 8\]; wanted \[n,3,h,w\]"):
+        two_views(8, channels=3)(torch.zeros(2, 1, 8, 8))
