@@ -109,7 +109,8 @@ def directive_fault(line, flags):
             return f"'{text}' is ignored; write '#| {name}' without '{rest.strip()}'"
         if not least <= len(args) <= most:
             return f"'{text}': '{name}' takes {least if least == most else f'{least} to {most}'} argument(s); one directive per line"
-        if name in EXPORTS | {"default_exp"} and args and (args[0] in known or not re.fullmatch(r"\w+(\.\w+)*", args[0])):
+        misplaced = name in EXPORTS and args and args[0] in known  # a second directive on the line
+        if misplaced or name in EXPORTS | {"default_exp"} and args and not re.fullmatch(r"\w+(\.\w+)*", args[0]):
             return f"'{text}' would export to a module named '{args[0]}'; one directive per line"
     elif name in RENAMED:
         return f"'{text}' is not known to nbdev 2; write '#| {RENAMED[name]}'"

@@ -1,0 +1,165 @@
+"The joint scenario: losses, gradients, runs that resume, loading without data, data of other shapes."
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from lzn_nb.data import load_data
+from lzn_nb.scenarios.joint import (JOINT_PRESETS, JointConfig, jittered, joint_losses, joint_network, joint_rates, load_joint,
+                                    results_table, run_joint)
+from lzn_nb.training import get_preset, read_metrics
+
+TINY = JOINT_PRESETS["tiny"]
+
+
+def batch(n=24, shape=(1, 8, 8), classes=10, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(n, *shape, generator=g) * 2 - 1, torch.arange(n) % classes
+
+
+def losses(config, network, images, labels, seed=0):
+    return joint_losses(config, network, images, labels, torch.Generator().manual_seed(seed))
+
+
+def test_untrained_losses_are_those_of_guessing():
+    network = joint_network(TINY, (1, 8, 8), 10)
+    images, labels = batch(200)
+    values = losses(TINY, network, images, labels)
+    # the decoder starts at 0, so the flow loss is the mean square of x1 - x0: that of the images plus 1
+    assert float(values["flow"]) == pytest.approx(float(images.square().mean()) + 1, rel=0.05)
+    # the prior alone gives log 10 from the first step that counts; the maximum over steps can only lower it
+    assert 0 < float(values["alignment"]) < math.log(10) + 0.1
+    assert torch.allclose(values["loss"], values["flow"] + values["alignment"])
+
+
+def test_both_losses_reach_the_encoder():
+    network = joint_network(TINY, (1, 8, 8), 10)
+    last = network["image"].decoder.out[-1]
+    torch.nn.init.normal_(last.weight, generator=torch.Generator().manual_seed(0))  # it starts at zero and would pass nothing on
+    weight = next(network["image"].encoder.parameters())
+    values = losses(TINY, network, *batch())
+    for name in ("flow", "alignment"):
+        gradient, = torch.autograd.grad(values[name], weight, retain_graph=True)
+        assert gradient.isfinite().all() and gradient.abs().sum() > 0, name
+
+
+def test_batch_without_some_classes():
+    network = joint_network(TINY, (1, 8, 8), 10)
+    images, _ = batch(12)
+    values = losses(TINY, network, images, torch.tensor([3] * 6 + [7] * 6))
+    values["loss"].backward()
+    assert values["loss"].isfinite() and network["label"].matrix.grad.isfinite().all()
+
+
+def test_flip_and_jitter_are_seeded_and_leave_the_target_alone():
+    images, labels = batch()
+    network = joint_network(TINY, (1, 8, 8), 10)
+    config = dataclasses.replace(TINY, flip=True, jitter=0.5)
+    one, two, other = (losses(config, network, images, labels, seed) for seed in (0, 0, 1))
+    assert one["loss"] == two["loss"] != other["loss"]
+    turned = jittered(images, 0.5, torch.Generator().manual_seed(0))
+    assert turned.shape == images.shape and not torch.equal(turned, images) and turned.min() >= -1.0001 and turned.max() <= 1.0001
+    assert torch.equal(jittered(images, 0.0, torch.Generator().manual_seed(0)), images)
+
+
+def test_small_jitter_is_a_small_change():
+    smooth = torch.linspace(-1, 0, 8)[None, None, None, :].expand(4, 1, 8, 8).contiguous()
+    near = jittered(smooth, 1e-4, torch.Generator().manual_seed(0))
+    assert torch.allclose(near[:, :, 1:-1, 1:-1], smooth[:, :, 1:-1, 1:-1], atol=1e-3)
+
+
+def test_baseline_has_neither_encoder_nor_latent():
+    config = dataclasses.replace(TINY, zones=False)
+    network = joint_network(config, (1, 8, 8), 10)
+    assert network["image"].encoder is None and network["image"].decoder.latent_dim == 0
+    assert set(joint_rates(config, network)) == {"decoder"} and set(losses(config, network, *batch())) == {"loss", "flow"}
+
+
+def test_same_decoder_size_up_to_the_latent():
+    count = lambda zones: sum(p.numel() for p in joint_network(dataclasses.replace(TINY, zones=zones), (1, 8, 8), 10)["image"].decoder.parameters())
+    assert count(True) - count(False) == TINY.latent_dim * 4 * TINY.width  # the first layer's wider input, nothing else
+
+
+@pytest.mark.parametrize("shape, classes", [((1, 28, 28), 10), ((3, 32, 32), 10), ((3, 10, 10), 3), ((1, 7, 7), 2)])
+def test_other_shapes_train_and_draw(shape, classes):
+    network = joint_network(TINY, shape, classes)
+    losses(TINY, network, *batch(8, shape, classes))["loss"].backward()
+    drawn = network.generate("image", label=[0, 1], generator=torch.Generator().manual_seed(0), steps=2)
+    assert drawn.shape == (2, *shape)
+
+
+def test_network_depends_on_its_seed_only():
+    first, again, other = (joint_network(TINY, (1, 8, 8), 10, seed=seed)["label"].matrix for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_joint("digits", "tiny", tmp_path_factory.mktemp("runs") / "a", progress=False)
+
+
+def test_run_leaves_what_it_promises(run):
+    assert {p.name for p in run.out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report.html"}
+    lines = read_metrics(run.out)
+    assert lines[-1]["final"] and lines[-1]["step"] == TINY.steps
+    for key in ("accuracy", "agreement", "entropy", "probe", "reconstruction", "judge_accuracy"): assert math.isfinite(lines[-1][key])
+    assert run.figures["judge_accuracy"] > 0.97 and run.figures["probe"] > 0.5
+    assert json.loads((run.out / "config.json").read_text())["seed"] == 0
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
+    import lzn_nb.scenarios.joint as joint
+    calls = 0
+
+    def stopping(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 14: raise KeyboardInterrupt
+        return joint_losses(*arguments)
+
+    monkeypatch.setattr(joint, "joint_losses", stopping)
+    with pytest.raises(KeyboardInterrupt): run_joint("digits", "tiny", tmp_path / "b", progress=False)
+    monkeypatch.setattr(joint, "joint_losses", joint_losses)
+    resumed = run_joint("digits", "tiny", tmp_path / "b", progress=False, resume=True)
+    for name, weight in run.network.state_dict().items(): assert torch.equal(weight, resumed.network.state_dict()[name]), name
+    timeless = lambda record: {k: v for k, v in record.items() if "seconds" not in k}
+    assert [timeless(r) for r in read_metrics(run.out)] == [timeless(r) for r in read_metrics(resumed.out)]
+
+
+def test_finished_run_is_loaded_and_not_trained(run, monkeypatch):
+    monkeypatch.setattr("lzn_nb.scenarios.joint.train", lambda *a, **k: pytest.fail("trained again"))
+    again = run_joint("digits", "tiny", run.out, progress=False, resume=True)
+    assert again.figures == run.figures
+
+
+def test_load_joint_needs_no_data(run, monkeypatch):
+    monkeypatch.setattr("lzn_nb.scenarios.joint.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    network = load_joint(run.out)
+    images, _ = load_data("digits").test.tensors()
+    assert torch.equal(network.embed("image", images[:50]), run.network.embed("image", images[:50]))
+
+
+def test_load_joint_names_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="out: .* holds no run"): load_joint(tmp_path)
+
+
+def test_bad_requests_write_nothing(tmp_path):
+    out = tmp_path / "c"
+    for request, message in [(dict(preset="huge"), "preset: got 'huge'"), (dict(data="digit"), "digit"), (dict(stepz=3), "preset key: got 'stepz'"),
+                             (dict(steps="many"), "steps: got 'many'"), (dict(device="abacus"), "device: got 'abacus'")]:
+        with pytest.raises(ValueError, match=message): run_joint(**{"data": "digits", "preset": "tiny", "out": out, "progress": False} | request)
+    assert not out.exists()
+
+
+def test_results_table_gives_mean_and_spread():
+    rows = results_table({"a": [{"accuracy": 0.9}, {"accuracy": 1.0}], "b": [{"agreement": 0.5}]})
+    assert rows == [{"figure": "test accuracy, α = 0", "a": "95.00% ± 7.07%", "b": "–"},
+                    {"figure": "drawn digit is the one asked for", "a": "–", "b": "50.00%"}]
+
+
+def test_presets_are_frozen_and_checked():
+    with pytest.raises(dataclasses.FrozenInstanceError): TINY.steps = 3
+    assert get_preset(JOINT_PRESETS, "cpu", mults=(1,)).mults == (1,)
+    assert all(isinstance(preset, JointConfig) for preset in JOINT_PRESETS.values())
