@@ -1,0 +1,293 @@
+"""The network: compositions that do what their parts do, on any device, in any form of asking, and clear answers to wrong questions."""
+import copy
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lzn_nb.nets import UNetDecoder, UNetEncoder
+from lzn_nb.network import DataType, ImageType, LabelType, LatentZoningNetwork, reading
+from lzn_nb.zones import LatentZones
+
+DEVICES = ["cpu", *["cuda"] * torch.cuda.is_available()]
+Q, CLASSES, SHAPE = 6, 4, (1, 8, 8)
+
+
+def generator(seed=0): return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def build(dropout=0.0, latent_dim=Q, classes=CLASSES, encoder=True):
+    "An untrained network with all branches awake."
+    torch.manual_seed(0)
+    body = dict(width=8, mults=(1, 2), blocks=1, attention=(4,), dropout=dropout)
+    coder = UNetEncoder(1, 8, Q, tap=2, hidden=8, **body) if encoder else None
+    image = ImageType(coder, UNetDecoder(1, 8, latent_dim=latent_dim, classes=classes, **body), SHAPE, Q, sample_steps=3)
+    network = LatentZoningNetwork({"image": image, "label": LabelType(CLASSES, Q)})
+    for weight in image.parameters(): weight += 0.1 * torch.randn(weight.shape)
+    for tap in image.encoder.taps if encoder else (): tap[-1].weight *= 20      # anchors well apart
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained_like():
+    return build()
+
+
+@pytest.fixture
+def network(trained_like):
+    return copy.deepcopy(trained_like)
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.rand(12, *SHAPE, generator=generator(5)) * 2 - 1
+
+
+# -- tasks are compositions -------------------------------------------------------------------
+def test_embed_gives_the_encoders_anchors(network, x):
+    assert torch.equal(network.embed("image", x), network["image"].encoder(x))
+    assert torch.equal(network.embed("label", [2, 0]), network["label"].matrix[[2, 0]])
+    assert torch.allclose(network.embed("image", x)[:1], network.embed("image", x[:1]), atol=1e-4)      # each by itself
+
+
+def test_latents_are_those_of_the_zones(network, x):
+    zones = LatentZones(network.embed("image", x), steps=10)
+    assert torch.equal(network.latents("image", x, generator=generator()), zones.encode(generator=generator()))
+    assert torch.equal(network.latents("image", x, alpha=0.0), zones.encode(alpha=0.0))
+    labels, matrix = torch.tensor([3, 3, 0]), LatentZones(network["label"].matrix, steps=10)
+    assert torch.equal(network.latents("label", labels, generator=generator()), matrix.encode(labels, generator=generator()))
+
+
+def test_classify_reads_the_label_zone_of_the_centre(network, x):
+    wanted = LatentZones(network["label"].matrix).decode(network.latents("image", x, alpha=0.0))
+    assert torch.equal(network.classify(x), wanted) and torch.equal(network.translate(x, "image", "label", alpha=0.0), wanted)
+    assert len(wanted.unique()) > 1
+
+
+def test_labels_come_back(network):
+    asked = torch.arange(CLASSES).repeat(100)
+    assert (network.translate(asked, "label", "label", generator=generator()) == asked).float().mean() > 0.98
+    assert network.translate(asked, "label", "label", alpha=0.0).equal(asked)
+
+
+def test_generation_with_labels_is_label_zone_then_decoder(network):
+    labels, g = torch.tensor([1, 0, 3]), generator(7)
+    drawn = network.generate("image", label=labels, generator=g, steps=2)
+    g = generator(7)
+    z = network.latents("label", labels, generator=g)
+    noise = torch.randn(3, *SHAPE, generator=g)
+    one_hot, decoder, t = F.one_hot(labels, CLASSES).float(), network["image"].decoder, 1e-3
+    for _ in range(2):
+        noise = noise + 0.4995 * decoder(noise, torch.full((3,), t), z, one_hot).detach()
+        t += 0.4995
+    assert torch.allclose(drawn, noise, atol=1e-5)
+
+
+def test_free_generation_reads_the_class_off_its_latent(network):
+    g = generator(3)
+    drawn, g2 = network.generate("image", 6, generator=g), generator(3)
+    z = torch.randn(6, Q, generator=g2)
+    known = {"label": network.decode("label", z)}
+    assert torch.equal(drawn, network.decode("image", z, known=known, generator=g2))
+    other = {"label": (known["label"] + 1) % CLASSES}
+    assert not torch.equal(drawn, network.decode("image", z, known=other, generator=generator(3)))
+    assert network.generate("label", 50, generator=generator()).unique().tolist() == list(range(CLASSES))
+
+
+def test_reconstruct_uses_own_latent_and_known_class(network, x):
+    y = torch.arange(12) % CLASSES
+    z = network.latents("image", x, generator=generator())
+    wanted = network["image"].reconstruct(x, z, y, steps=4)
+    assert torch.equal(network.reconstruct(x, known={"label": y}, generator=generator(), steps=4), wanted)
+    read = network["image"].reconstruct(x, z, network.decode("label", z), steps=4)
+    assert torch.equal(network.reconstruct(x, generator=generator(), steps=4), read)
+    errors = [(network.reconstruct(x, generator=generator(), steps=n) - x).square().mean() for n in (4, 64)]
+    assert errors[1] < 0.02 * errors[0]
+
+
+# -- company ----------------------------------------------------------------------------------
+def test_latent_depends_on_company_and_on_nothing_else(network, x):
+    one, mates = x[:1], x[1:]
+    with_mates = network.latents("image", x, alpha=0.0)[:1]
+    assert torch.allclose(network.latents("image", one, alpha=0.0, among=mates), with_mates, atol=1e-3)
+    assert torch.allclose(network.latents("image", one, alpha=0.0, among=mates.flip(0)), with_mates, atol=1e-3)
+    assert not torch.allclose(network.latents("image", one, alpha=0.0, among=mates[:3]), with_mates, atol=1e-2)
+    assert network.latents("image", x[:5], among=mates).shape == (5, Q)
+    assert network.classify(one, among=mates).equal(network.classify(x)[:1])
+
+
+def test_one_sample_alone_warns_and_company_silences(network, x):
+    with pytest.warns(UserWarning, match="image: a single sample owns the whole latent space"): z = network.latents("image", x[:1], alpha=0.0)
+    assert not z.any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.latents("image", x[:1], among=x[1:3])
+        network.latents("label", 2)      # a class is never alone
+        network.generate("image", label=1)
+
+
+# -- forms of asking --------------------------------------------------------------------------
+@pytest.mark.parametrize("form", [2, [2], (2,), np.int64(2), np.array(2), np.array([2], dtype=np.uint8), torch.tensor(2), torch.tensor([2], dtype=torch.int16)])
+def test_label_in_any_form(network, form):
+    wanted = network.generate("image", label=torch.tensor([2]), generator=generator())
+    assert torch.equal(network.generate("image", label=form, generator=generator()), wanted)
+    assert network.embed("label", form).shape == (1, Q)
+    assert network.generate("image", 3, label=form, generator=generator()).shape == (3, *SHAPE)
+
+
+@pytest.mark.parametrize("n", [3, np.int32(3), torch.tensor(3)])
+def test_number_in_any_form(network, n):
+    assert network.generate("image", n, generator=generator()).shape == (3, *SHAPE)
+    assert network.generate("label", n, label=[1, 2, 3], generator=generator()).shape == (3,)
+
+
+def test_images_in_any_form_and_network_in_any_precision(network, x):
+    anchors = network.embed("image", x)
+    assert torch.allclose(network.embed("image", x.numpy().astype(np.float64)), anchors) and anchors.dtype == torch.float32
+    network.double()
+    assert network.embed("image", x).dtype == torch.float64 and torch.allclose(network.embed("image", x).float(), anchors, atol=1e-4)
+    for drawn in (network.generate("image", 2), network.generate("image", label=[0, 1]), network.reconstruct(x[:3])): assert drawn.dtype == torch.float64
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_seed_means_the_same_on_every_device(network, x, device):
+    here = network.generate("image", 4, generator=generator()), network.generate("image", label=[1, 2], generator=generator()), network.classify(x)
+    network.to(device)
+    there = network.generate("image", 4, generator=generator()), network.generate("image", label=[1, 2], generator=generator()), network.classify(x)
+    for a, b in zip(here, there): assert b.device.type == device and torch.allclose(a, b.cpu(), atol=1e-2)
+
+
+def test_draws_leave_the_global_generator_alone(network, x):
+    state = torch.get_rng_state()
+    network.generate("image", 2, generator=generator()); network.generate("image", label=1, generator=generator())
+    network.latents("image", x, generator=generator()); network.reconstruct(x, generator=generator()); network.classify(x)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# -- modes ------------------------------------------------------------------------------------
+def test_reading_and_drawing_happen_in_eval_mode_and_leave_every_mode_as_it_was(x):
+    network = build(dropout=0.5).train()
+    network["image"].encoder.down.eval()      # a frozen part
+    modes = [m.training for m in network.modules()]
+    tasks = [lambda: network.embed("image", x), lambda: network.latents("image", x, generator=generator()), lambda: network.classify(x),
+             lambda: network.generate("image", 2, generator=generator()), lambda: network.generate("image", label=[1], generator=generator()),
+             lambda: network.reconstruct(x, generator=generator()), lambda: network["image"].decode(torch.zeros(2, Q), generator(), label=torch.zeros(2).long()),
+             lambda: network["image"].reconstruct(x[:2], torch.zeros(2, Q), torch.zeros(2).long())]
+    for k, task in enumerate(tasks):
+        first, second = task(), task()
+        assert torch.equal(first, second) and not first.requires_grad, k
+        assert modes == [m.training for m in network.modules()], k
+    with pytest.raises(ValueError): network.embed("image", x[:, :, :4])
+    assert modes == [m.training for m in network.modules()] and torch.is_grad_enabled()
+
+
+def test_reading_keeps_name_and_arguments():
+    class Part(nn.Module):
+        @reading
+        def tell(self, a, *, b=1):
+            "What it says."
+            return a + b, self.training, torch.is_grad_enabled()
+
+    assert Part().tell(1, b=2) == (3, False, False) and Part.tell.__doc__ == "What it says."
+
+
+def test_training_sees_gradients_in_encoder_and_labels(network, x):
+    image, label = network["image"], network["label"]
+    z = image.zones(x)[0].encode(generator=generator())
+    label.zones()[0].flow(z, torch.arange(12) % CLASSES).log_prob.sum().backward()
+    assert label.matrix.grad.abs().max() > 0 and all(w.grad is not None for w in image.encoder.parameters())
+
+
+# -- other casts ------------------------------------------------------------------------------
+def test_decoder_without_classes_asks_for_no_label(x):
+    network = build(classes=0)
+    alone = LatentZoningNetwork({"image": network["image"]})
+    assert alone.generate("image", 2, generator=generator()).shape == (2, *SHAPE)
+    assert alone.reconstruct(x, generator=generator()).shape == x.shape
+    with pytest.raises(ValueError, match="data type: got 'label', wanted one of ..image.."): alone.classify(x)
+
+
+def test_decoder_without_latent_draws_by_class_alone(x):
+    network = build(latent_dim=0, encoder=False)
+    drawn = network.generate("image", label=[1, 1, 2], generator=generator())
+    assert drawn.shape == (3, *SHAPE)
+    assert network["image"].reconstruct(x, x.new_zeros(12, 0), torch.zeros(12).long()).shape == x.shape
+    with pytest.raises(NotImplementedError, match="ImageType has no encoder"): network.embed("image", x)
+
+
+class Words(LabelType):
+    "Labels by name, as lists of text: samples need not be tensors."
+    names = ("zero", "one", "two", "three")
+    def check(self, x):
+        if unknown := [word for word in x if word not in self.names]: raise ValueError(f"word: got {unknown[0]!r}")
+        return list(x)
+    def anchors(self, x): return self.matrix[[self.names.index(word) for word in x]]
+    def zones(self, x=None, weights=None): return DataType.zones(self, x if x is not None else self.names, weights)
+    def decode(self, z, generator=None, **given): return [self.names[k] for k in self.zones()[0].decode(z)]
+
+
+def test_a_type_whose_samples_are_no_tensors(network):
+    network.types["word"] = words = Words(CLASSES, Q)
+    words.matrix = network["label"].matrix
+    assert network.translate([0, 3], "label", "word", alpha=0.0) == ["zero", "three"]
+    assert network.translate(["one", "two"], "word", "label", alpha=0.0, among=["zero", "three"]).tolist() == [1, 2]
+    assert network.translate(["one", "two"], "word", "image", generator=generator()).shape == (2, *SHAPE)
+    with pytest.raises(ValueError, match="word: got 'ten'"): network.embed("word", ["ten"])
+
+
+def test_anchors_of_the_wrong_width_are_found(network):
+    class Wide(DataType):
+        def anchors(self, x): return torch.randn(len(x), Q + 1)
+    network.types["wide"] = Wide(Q)
+    with pytest.raises(ValueError, match="wide: its anchors have 7 dimensions, wanted 6"): network.latents("wide", [1, 2])
+    with pytest.raises(NotImplementedError, match="Wide has no decoder"): network.generate("wide", 2)
+
+
+def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "network.pt")
+    other = build()
+    with torch.no_grad(): [w.zero_() for w in other.parameters()]
+    other.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
+    assert torch.equal(other.classify(x), network.classify(x))
+    assert torch.equal(other.generate("image", 2, generator=generator()), network.generate("image", 2, generator=generator()))
+
+
+# -- refusals ---------------------------------------------------------------------------------
+@pytest.mark.parametrize(("message", "ask"), [
+    ("data type: got 'sound', wanted one of ..image., .label..", lambda n, x: n.embed("sound", x)),
+    ("data type: got 'sound'", lambda n, x: n.translate(x, "image", "sound")),
+    ("data type: got 'sound'", lambda n, x: n.generate("sound", 2)),
+    ("image: got torch.float32 of shape .12, 1, 4, 8., wanted floating .b,1,8,8.", lambda n, x: n.embed("image", x[:, :, :4])),
+    ("image: got torch.float32 of shape .1, 8, 8.", lambda n, x: n.classify(x[0])),
+    ("image: got torch.uint8", lambda n, x: n.classify((x > 0).byte())),
+    ("image: got no samples", lambda n, x: n.latents("image", x[:0])),
+    ("image: got torch.float32 of shape .12, 1, 8., wanted", lambda n, x: n.classify(x, among=x[:, :, 0])),
+    ("label: got no samples", lambda n, x: n.generate("image", label=[])),
+    ("label: got 4, wanted a class from 0 to 3", lambda n, x: n.generate("image", label=4)),
+    ("label: got -1, wanted a class from 0 to 3", lambda n, x: n.generate("image", label=[0, -1])),
+    ("label: got torch.float32 of shape .1., wanted integers", lambda n, x: n.generate("image", label=[0.5])),
+    ("label: got torch.bool", lambda n, x: n.generate("image", label=True)),
+    ("label: got torch.int64 of shape .2, 1.", lambda n, x: n.embed("label", [[1], [2]])),
+    ("label: got 'cat', wanted integers", lambda n, x: n.generate("image", label="cat")),
+    ("label: got .1, None., wanted integers", lambda n, x: n.generate("image", label=[1, None])),
+    ("label: got 9, wanted a class", lambda n, x: n.decode("image", torch.zeros(2, Q), known={"label": [1, 9]})),
+    ("n: got None, wanted an integer", lambda n, x: n.generate("image")),
+    ("n: got 0, wanted an integer", lambda n, x: n.generate("image", 0)),
+    ("n: got 2.5, wanted an integer", lambda n, x: n.generate("image", 2.5)),
+    ("n: got True, wanted an integer", lambda n, x: n.generate("image", True)),
+    ("n: got 0, wanted an integer", lambda n, x: n.generate("image", 0, label=1)),
+    ("n: got 3 with 2 labels", lambda n, x: n.generate("image", 3, label=[1, 2])),
+    ("steps: got 0", lambda n, x: n.generate("image", 2, steps=0)),
+    ("steps: got 0", lambda n, x: n.reconstruct(x, steps=0)),
+    ("alpha: got -1", lambda n, x: n.latents("image", x, alpha=-1)),
+    ("z: got shape .2, 5., wanted .n,6.", lambda n, x: n.decode("label", torch.zeros(2, 5))),
+    ("label: got nothing, wanted integers", lambda n, x: n["image"].decode(torch.zeros(2, Q))),
+    ("types: got latent dimensions .6, 7.", lambda n, x: LatentZoningNetwork({"a": LabelType(2, 6), "b": LabelType(2, 7)})),
+    ("types: got latent dimensions ..,", lambda n, x: LatentZoningNetwork({})),
+])
+def test_wrong_questions_are_refused(network, x, message, ask):
+    with pytest.raises(ValueError, match=message): ask(network, x)

@@ -1,0 +1,139 @@
+"""Rectified flow: the published sampler's numbers, a loss that is what it says, and times and shapes that cannot be mistaken."""
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from lzn_nb.rectified_flow import euler, interpolate, invert, rectified_flow_loss, sample
+
+GOLDENS = np.load(Path(__file__).parent / "goldens/samplers.npz")
+
+
+@pytest.fixture(autouse=True)
+def seed(): torch.manual_seed(99)      # another stream than the generators below: equal seeds would correlate data and noise
+
+
+# -- published numbers ------------------------------------------------------------------------
+def golden_velocity(x, t, latent=None, label=None):
+    "The analytic velocity that stands in for a decoder in the goldens."
+    t = t[:, None, None, None]
+    v = (1.5 * t - 0.8) * x + GOLDENS["k"].item() * torch.sin(2 * x + 3 * t)
+    if latent is not None: v = v + 0.25 * latent.mean(1)[:, None, None, None]
+    if label is not None: v = v + 0.05 * label.argmax(1).to(x)[:, None, None, None]
+    return v
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("steps", GOLDENS["euler_steps"].tolist())
+@pytest.mark.parametrize("condition", GOLDENS["conditions"].tolist())
+def test_published_euler(condition, steps, dtype):
+    given = {name: torch.tensor(GOLDENS[name], dtype=dtype) for name in ("latent", "label") if name in condition}
+    for function, start, name in ((sample, "x0", "sample"), (invert, "x1", "inverse")):
+        found = function(golden_velocity, torch.tensor(GOLDENS[start], dtype=dtype), steps=steps, **given).double().numpy()
+        wanted = GOLDENS[f"euler_{condition}_N{steps}__{name}_f64"]
+        assert np.abs(found - wanted).max() <= (1e-5 if dtype == torch.float32 else 1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("condition", GOLDENS["conditions"].tolist())
+def test_many_steps_come_near_the_true_path(condition):
+    given = {name: torch.tensor(GOLDENS[name], dtype=torch.float64) for name in ("latent", "label") if name in condition}
+    x0, truth = torch.tensor(GOLDENS["x0"], dtype=torch.float64), GOLDENS[f"rk45_{condition}__sample_truth_f64"]
+    errors = [np.abs(sample(golden_velocity, x0, steps=n, **given).numpy() - truth).max() for n in (100, 200)]
+    assert errors[1] < 0.02 and errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+
+
+# -- loss -------------------------------------------------------------------------------------
+class Recorder:
+    "A decoder that remembers what it was asked."
+    def __call__(self, x, t, **given):
+        self.x, self.t, self.given = x, t, given
+        return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_loss_is_the_mean_square_of_what_the_lines_do(dtype):
+    x1, decoder = torch.rand(3000, 2, 3, 3, dtype=dtype) * 2 - 1, Recorder()
+    loss = rectified_flow_loss(decoder, x1, t_min=0.1, generator=torch.Generator().manual_seed(0))
+    t = decoder.t.reshape(-1, 1, 1, 1)
+    x0 = (decoder.x - t * x1) / (1 - t)
+    assert decoder.x.dtype == loss.dtype == dtype and loss.shape == ()
+    few = decoder.t < 0.99       # beyond, dividing by 1 - t loses the digits
+    assert stats.kstest(x0[few][:, 0, 0, 0], "norm").pvalue > 0.01
+    assert stats.kstest(decoder.t, stats.uniform(0.1, 0.9).cdf).pvalue > 0.01 and 0.1 <= decoder.t.min() and decoder.t.max() < 1
+    assert abs(np.corrcoef(decoder.t[few], x0[few].mean((1, 2, 3)))[0, 1]) < 0.06
+    assert loss.item() == pytest.approx(1 + x1.square().mean().item(), rel=0.02)      # noise and data are independent
+
+
+def test_loss_of_one_image_can_be_zero():
+    x1 = torch.rand(1, 3, 4, 4, dtype=torch.float64).expand(50, 3, 4, 4)
+    exact = lambda x, t: (x1 - x) / (1 - t).reshape(-1, 1, 1, 1)
+    assert rectified_flow_loss(exact, x1, generator=torch.Generator().manual_seed(0)) < 1e-20
+
+
+def test_loss_hands_conditions_on_and_gradients_back():
+    latent, label, x1 = torch.randn(8, 5, requires_grad=True), torch.eye(8), torch.zeros(8, 1, 4, 4)
+    seen = Recorder()
+    rectified_flow_loss(seen, x1, latent=latent, label=label)
+    assert seen.given["latent"] is latent and seen.given["label"] is label
+    rectified_flow_loss(lambda x, t, latent: latent.sum(1).reshape(-1, 1, 1, 1).expand_as(x), x1, latent=latent).backward()
+    assert latent.grad.abs().min() > 0
+
+
+def test_loss_draws_from_its_generator_alone():
+    x1, state = torch.zeros(4, 1, 4, 4), torch.get_rng_state()
+    losses = [rectified_flow_loss(Recorder(), x1, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2] and torch.equal(state, torch.get_rng_state())
+
+
+def test_lines_have_their_ends():
+    x0, x1 = torch.randn(5, 3, 2, 2), torch.randn(5, 3, 2, 2)
+    assert torch.equal(interpolate(x0, x1, torch.zeros(5)), x0) and torch.equal(interpolate(x0, x1, torch.ones(5)), x1)
+    mixed = interpolate(x0, x1, torch.tensor([0.0, 1, 0, 1, 0.5]))
+    assert torch.equal(mixed[[0, 2]], x0[[0, 2]]) and torch.equal(mixed[[1, 3]], x1[[1, 3]])
+
+
+# -- sampler ----------------------------------------------------------------------------------
+@pytest.mark.parametrize(("function", "times"), [(sample, [0.2, 0.4, 0.6, 0.8]), (invert, [1.0, 0.8, 0.6, 0.4])])
+def test_times_of_the_evaluations(function, times):
+    asked = []
+    def decoder(x, t, **given): asked.append(t); return torch.zeros_like(x)
+    function(decoder, torch.zeros(3, 1, 2, 2, dtype=torch.float64), steps=4, t_min=0.2)
+    assert all(t.shape == (3,) and t.dtype == torch.float64 and len(t.unique()) == 1 for t in asked)
+    assert [t[0].item() for t in asked] == pytest.approx(times)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_straight_paths_need_no_steps(steps):
+    goal = torch.randn(4, 1, 3, 3, dtype=torch.float64)
+    straight = lambda x, t: (goal - x) / (1 - t).reshape(-1, 1, 1, 1)
+    assert torch.allclose(sample(straight, torch.randn(4, 1, 3, 3).double(), steps=steps), goal, atol=1e-12)
+    drift = lambda x, t: goal
+    assert torch.allclose(invert(drift, sample(drift, goal, steps=steps), steps=steps), goal, atol=1e-12)
+
+
+def test_sampling_keeps_no_graph_and_its_input():
+    weight, x0 = torch.ones((), requires_grad=True), torch.ones(2, 1, 2, 2)
+    for function in (sample, invert): assert not function(lambda x, t: weight * x, x0, steps=2).requires_grad
+    assert torch.equal(x0, torch.ones(2, 1, 2, 2))
+    assert euler(lambda x, t: weight * x, x0, 0.0, 1.0, 2).requires_grad      # for those who want gradients
+
+
+# -- refusals ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, None, "3"])
+def test_steps_must_be_whole(steps):
+    with pytest.raises(ValueError, match="steps: got"): sample(Recorder(), torch.zeros(1, 2), steps=steps)
+
+
+@pytest.mark.parametrize("t_min", [-0.1, 1.0, 2, float("nan")])
+def test_time_must_be_one(t_min):
+    for function in (sample, invert, rectified_flow_loss):
+        with pytest.raises(ValueError, match="t_min: got"): function(Recorder(), torch.zeros(1, 2), t_min=t_min)
+
+
+def test_wrong_images_and_answers_are_refused():
+    with pytest.raises(ValueError, match="x1: got torch.int64"): rectified_flow_loss(Recorder(), torch.zeros(2, 1, 4, 4).long())
+    for wrong in (lambda x, t: x[:, :1], lambda x, t: x.mean(), lambda x, t: x[:, :, :2]):
+        with pytest.raises(ValueError, match="decoder: answered with shape"): rectified_flow_loss(wrong, torch.zeros(2, 3, 4, 4))
+    with pytest.raises(ValueError, match="decoder: answered with shape"): sample(lambda x, t: x[:, :1], torch.zeros(2, 3, 4, 4), steps=2)
