@@ -1,0 +1,268 @@
+"""The command as it is used: what it leaves, how it goes on, and one line for everything that goes wrong."""
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lzn_nb
+import lzn_nb.scenarios.joint as scenario
+from lzn_nb.cli import main, parse_setting
+
+# `lzn` in a process of its own, a little slower, so that there is time to interrupt it
+SLOW = """
+import signal, sys, time
+import lzn_nb.training as training
+from lzn_nb.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
+update = training.run_update
+def slowly(*arguments): time.sleep(0.1); return update(*arguments)
+training.run_update = slowly
+sys.exit(main())
+"""
+
+
+def tree(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def lines(out):
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(records):
+    return [{key: value for key, value in record.items() if "seconds" not in key} for record in records]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    "A finished tiny run: its folder. Started from the command's own folder, by a relative path."
+    folder = tmp_path_factory.mktemp("work")
+    before = os.getcwd()
+    os.chdir(folder)
+    try: assert main(["joint", "--data", "digits", "--preset", "tiny", "--out", "runs/a", "--quiet"]) == 0
+    finally: os.chdir(before)
+    return folder / "runs" / "a"
+
+
+@pytest.fixture
+def no_evaluation(monkeypatch):
+    "Runs that end without the long way through judge, drawings and report."
+    monkeypatch.setattr(scenario, "evaluate_joint", lambda *a, **k: {"accuracy": 0.5})
+    monkeypatch.setattr(scenario, "report_joint", lambda run: None)
+
+
+def fails(capsys, *words, status=2):
+    "Run a command that must fail; its only line on the error stream."
+    assert main(["joint", "--quiet", *map(str, words)]) == status
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.count("\n") == 1 and output.err.startswith("lzn joint: ") and "Traceback" not in output.err
+    return output.err
+
+
+# -- a run ------------------------------------------------------------------------------------
+def test_a_run_leaves_what_the_contract_says(finished):
+    assert tree(finished) == ["checkpoints/00000010.pt", "checkpoints/00000020.pt", "config.json", "metrics.jsonl", "report.html"]
+    *during, final = lines(finished)
+    assert [line["step"] for line in during] == [5, 10, 15, 20] and final["final"] is True and final["step"] == 20
+    assert {"accuracy", "agreement", "entropy", "probe", "reconstruction", "device", "torch"} <= final.keys()
+    config = json.loads((finished / "config.json").read_text())
+    assert config["data"] == "digits" and config["preset"] == "tiny" and config["seed"] == 0 and config["steps"] == 20 and config["zones"] is True
+    assert str(finished.parent.parent) not in (finished / "config.json").read_text() + (finished / "report.html").read_text()
+
+
+def test_a_finished_run_is_shown_quickly(finished, capsys, monkeypatch):
+    monkeypatch.setattr(scenario, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(scenario, "evaluate_joint", lambda *a, **k: pytest.fail("evaluated again"))
+    before = {path: (finished / path).read_bytes() for path in tree(finished)}
+    assert main(["joint", "--preset", "tiny", "--out", str(finished), "--resume"]) == 0
+    shown = capsys.readouterr().out
+    accuracy = lines(finished)[-1]["accuracy"]
+    assert shown.startswith("digits: 1,258 train") and f"| {accuracy:.2%} |" in shown and shown.rstrip().endswith("report.html")
+    assert {path: (finished / path).read_bytes() for path in tree(finished)} == before
+
+
+def test_settings_and_baseline_reach_the_run(tmp_path, capsys, no_evaluation):
+    out = tmp_path / "rf"
+    assert main(["joint", "--preset", "tiny", "--baseline", "rf", "--set", "steps=2", "--set", "mults=[1]", "--seed", "7", "--out", str(out), "--quiet"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    assert (config["zones"], config["steps"], config["mults"], config["seed"]) == (False, 2, [1], 7)
+    assert lines(out)[0]["step"] == 2 and "flow" in lines(out)[0] and "alignment" not in lines(out)[0]
+    capsys.readouterr()
+    assert "zones was False, is True" in fails(capsys, "--preset", "tiny", "--set", "steps=2", "--set", "mults=[1]", "--seed", "7", "--out", out, "--resume")
+
+
+def test_ctrl_c_in_another_process(finished, tmp_path, monkeypatch, no_evaluation):
+    "Stopped by a real signal, it says how to go on; what it says works, and the training ends like one left in peace."
+    words = ["joint", "--preset", "tiny", "--out", "stopped run", "--quiet"]
+    process = subprocess.Popen([sys.executable, "-c", SLOW, *words], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    file, deadline = tmp_path / "stopped run" / "metrics.jsonl", time.monotonic() + 100
+    while not file.exists() and time.monotonic() < deadline and process.poll() is None: time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == ""
+    assert err.splitlines() == ["lzn joint: interrupted; to go on: lzn joint --preset tiny --out 'stopped run' --quiet --resume"]
+    kept = sorted((tmp_path / "stopped run" / "checkpoints").glob("*.pt"))
+    assert kept and 5 <= int(kept[-1].stem) < 20
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(err.split("to go on: lzn ")[1])) == 0
+    assert timeless(lines("stopped run"))[:-1] == timeless(lines(finished))[:-1]
+
+
+# -- a folder of images -----------------------------------------------------------------------
+def pictures(folder):
+    for kind in ("dark", "light"):
+        (folder / kind).mkdir(parents=True)
+        for i in range(30):
+            values = np.random.RandomState(i).randint(0, 128, (8, 8), dtype=np.uint8) + 127 * (kind == "light")
+            Image.fromarray(values.astype(np.uint8)).save(folder / kind / f"{i:02}.png")
+
+
+def test_unreadable_images_are_named_or_left_out(tmp_path, capsys):
+    pictures(tmp_path / "pictures")
+    for name in ("dark/03.png", "light/11.png"): (tmp_path / "pictures" / name).write_bytes(b"no picture")
+    words = ["--data", f"folder:{tmp_path / 'pictures'}", "--preset", "tiny", "--set", "batch=8", "--set", "steps=3"]
+    complaint = fails(capsys, *words, "--out", tmp_path / "a")
+    assert "dark/03.png" in complaint or "light/11.png" in complaint
+    assert main(["joint", *words, "--out", str(tmp_path / "b"), "--skip-unreadable", "--quiet"]) == 0
+    output = capsys.readouterr()
+    assert output.err.count("\n") == 1 and output.err.startswith("lzn joint: warning: left out 2 of 60 images") and "03.png" in output.err
+    assert lines(tmp_path / "b")[-1]["final"] and (tmp_path / "b" / "report.html").exists()
+
+
+# -- bad requests -----------------------------------------------------------------------------
+@pytest.mark.parametrize("words, said", [
+    (["--preset", "huge"], "preset: got 'huge', wanted one of"),
+    (["--data", "digitz"], "got 'digitz'"),
+    (["--data", "folder:"], "got 'folder:'"),
+    (["--data", "folder:nowhere"], "nowhere, which does not exist"),
+    (["--data", "mnist"], "mnist"),
+    (["--image-size", "0"], "image_size: got 0"),
+    (["--set", "stepz=3"], "preset key: got 'stepz'"),
+    (["--set", "steps=many"], "steps: got 'many'"),
+    (["--set", "steps=0"], "steps: got 0"),
+    (["--set", "steps=2.5"], "steps: got 2.5"),
+    (["--set", "zones=1"], "zones: got 1"),
+    (["--set", "schedule=linear"], "schedule: got 'linear'"),
+    (["--set", "steps"], "argument --set: got 'steps', wanted NAME=VALUE"),
+    (["--device", "abacus"], "device: got 'abacus'"),
+    (["--device", "cuda:99"], "device: got 'cuda:99'"),
+    (["--seed", "-1"], "argument --seed: got '-1'"),
+    (["--seed", "one"], "argument --seed: got 'one'"),
+    (["--baseline", "gan"], "argument --baseline: invalid choice: 'gan'"),
+    (["--colour"], "unrecognized arguments: --colour"),
+])
+def test_bad_requests_are_named_in_one_line_and_leave_nothing(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LZN_DATA", raising=False)
+    complaint = fails(capsys, "--out", "out", *words) if "--colour" not in words else None
+    if complaint is None:  # found by the parser above the scenario
+        assert main(["joint", "--out", "out", *words]) == 2
+        complaint = capsys.readouterr().err
+        assert complaint.count("\n") == 1
+    assert said in complaint
+    assert tree(tmp_path) == []
+
+
+@pytest.mark.parametrize("words, said", [([], "required: SCENARIO"), (["paint"], "invalid choice: 'paint'"), (["joint"], "required: --out")])
+def test_incomplete_commands(capsys, words, said):
+    assert main(words) == 2
+    output = capsys.readouterr()
+    assert said in output.err and "--help" in output.err and output.err.count("\n") == 1 and output.out == ""
+
+
+def test_folders_that_cannot_hold_the_run(finished, tmp_path, capsys):
+    (file := tmp_path / "file").write_text("mine")
+    places = [file, file / "below"] + [Path("/proc/nothing")] * Path("/proc/self").exists()
+    for place in places: assert f"out: cannot write to {place}" in fails(capsys, "--preset", "tiny", "--out", place)
+    assert file.read_text() == "mine"
+    before = tree(finished)
+    assert "already holds a run" in fails(capsys, "--preset", "tiny", "--out", finished)
+    assert "seed was 0, is 1" in fails(capsys, "--preset", "tiny", "--out", finished, "--resume", "--seed", 1)
+    assert "batch was 64, is 32" in fails(capsys, "--preset", "tiny", "--out", finished, "--resume", "--set", "batch=32")
+    assert tree(finished) == before
+
+
+def test_a_batch_larger_than_the_data_does_not_block_the_folder(tmp_path, capsys):
+    assert "batch: got 5000" in fails(capsys, "--preset", "tiny", "--set", "batch=5000", "--out", tmp_path)
+    assert "out:" not in fails(capsys, "--preset", "tiny", "--set", "batch=6000", "--out", tmp_path)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, capsys, no_evaluation):
+    words = ["--preset", "tiny", "--set", "steps=4", "--set", "save_every=2", "--out", tmp_path]
+    assert main(["joint", "--quiet", *map(str, words)]) == 0
+    capsys.readouterr()
+    newest = tmp_path / "checkpoints" / "00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert "00000004.pt" in fails(capsys, *words, "--resume")
+
+
+def test_numbers_that_run_away(tmp_path, capsys):
+    words = ["--preset", "tiny", "--set", "rate_decoder=1e30", "--set", "rate_encoder=1e30", "--out", str(tmp_path)]
+    assert main(["joint", "--quiet", *words]) == 2
+    complaint = capsys.readouterr().err.splitlines()[-1]
+    assert "update 2: " in complaint and "lower learning rates" in complaint and f"The run so far is in {tmp_path}" in complaint
+    assert tree(tmp_path / "checkpoints") == ["00000001.pt"]
+
+
+# -- endings that are hard to bring about -----------------------------------------------------
+@pytest.mark.parametrize("error, status, said", [
+    (KeyboardInterrupt(), 130, "interrupted; to go on: lzn joint --quiet --out a --resume"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nmore"), 2, "CUDA out of memory. Tried to allocate 2 GiB. Try a smaller batch"),
+    (ImportError("wants plotly: pip install lzn_nb[lab]"), 2, "wants plotly: pip install lzn_nb[lab]"),
+    (OSError(28, "No space left on device"), 2, "No space left on device"),
+    (MemoryError(), 2, "MemoryError"), (ValueError("two\nlines"), 2, "two lines")])
+def test_endings(capsys, monkeypatch, error, status, said):
+    def ending(*a, **k): raise error
+    monkeypatch.setattr(scenario, "run_joint", ending)
+    assert said in fails(capsys, "--out", "a", status=status)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    for error in (RuntimeError("shape mismatch"), KeyError("x"), TypeError("x")):
+        def ending(*a, **k): raise error
+        monkeypatch.setattr(scenario, "run_joint", ending)
+        with pytest.raises(type(error)): main(["joint", "--out", "a"])
+
+
+# -- help -------------------------------------------------------------------------------------
+def test_help_teaches(capsys):
+    for words in (["--help"], ["joint", "--help"]):
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert "examples:\n  lzn joint --out runs/first" in text and "--resume" in text and "status: 0 finished" in text
+    for option in ("--data", "--preset", "--out", "--seed", "--set", "--baseline", "--device", "--image-size", "--skip-unreadable", "--quiet"): assert option in text
+
+
+def test_examples_are_understood():
+    "Every example of the help is a command that the parser takes, with presets and fields that exist."
+    from lzn_nb.cli import EXAMPLES, make_parser
+    from lzn_nb.scenarios.joint import JOINT_PRESETS
+    from lzn_nb.training import get_preset
+    found = [line.split("  ")[0] for line in (row.strip() for row in EXAMPLES.splitlines()) if line.startswith("lzn ")]
+    assert len(found) >= 6
+    for line in found:
+        args = make_parser().parse_args(shlex.split(line)[1:])
+        get_preset(JOINT_PRESETS, args.preset, **dict(args.set))
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"lzn_nb {lzn_nb.__version__}\n"
+
+
+def test_help_does_not_wait_for_torch():
+    code = "import sys\nfrom lzn_nb.cli import main\nmain(['joint', '--help'])\nprint('torch' in sys.modules, file=sys.stderr)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stderr == "False\n"
+
+
+@pytest.mark.parametrize("text, setting", [("a=1", ("a", 1)), ("a=-1e-3", ("a", -1e-3)), ("a=True", ("a", True)), ("a=(1, 2)", ("a", (1, 2))), ("a=", ("a", "")),
+                                           ("a=b=c", ("a", "b=c")), ("a=__import__('os')", ("a", "__import__('os')"))])
+def test_settings_are_read_and_never_run(text, setting):
+    assert parse_setting(text) == setting

@@ -1,0 +1,236 @@
+"""Figures show what they are given, the same every time; reports stand alone and are valid HTML."""
+import base64
+import io
+import math
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lzn_nb.plots import (confusion_table, embedding_map, figure_png, gaussian_check, html_table, image_grid, markdown_table,
+                          mosaic, new_figure, principal_plane, training_curves, write_report)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# -- images -----------------------------------------------------------------------------------
+def test_mosaic_puts_every_image_in_its_place():
+    images = torch.randn(7, 3, 4, 5, generator=generator()).mul(2).requires_grad_()
+    picture = mosaic(images, 3, (2, 1))
+    assert picture.shape == (3 * 6, 3 * 6, 3) and picture.min() >= 0 and picture.max() <= 1
+    paper = torch.ones(18, 18, dtype=torch.bool)
+    for k in range(7):
+        rows, columns = slice(k // 3 * 6 + 2, k // 3 * 6 + 6), slice(k % 3 * 6 + 1, k % 3 * 6 + 6)
+        assert torch.allclose(picture[rows, columns], ((images[k] + 1) / 2).clamp(0, 1).permute(1, 2, 0))
+        paper[rows, columns] = False
+    assert (picture[paper] == 1).all()
+
+
+def test_grid_shows_images_under_their_titles():
+    images = torch.linspace(-1, 1, 7)[:, None, None, None].expand(7, 1, 8, 8)
+    figure = image_grid(images, columns=3, titles=[f"n{k}" for k in range(7)], title="all")
+    axis, = figure.axes
+    shown, = axis.get_images()
+    pixels = np.asarray(shown.get_array())
+    assert pixels.ndim == 2 and shown.get_clim() == (0, 1) and figure.get_suptitle() == "all"
+    for k, text in enumerate(axis.texts):
+        x, y = text.get_position()
+        assert text.get_text() == f"n{k}" and pixels[round(y) + 2, round(x)] == pytest.approx(k / 6, abs=1e-6)  # right below it
+    assert figure_png(image_grid(images[:2], columns=10))  # fewer images than columns
+
+
+def test_a_large_grid_is_quick():
+    start = time.perf_counter()
+    figure_png(image_grid(torch.zeros(400, 1, 8, 8), columns=20))
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("images, options, words", [
+    (torch.zeros(0, 1, 2, 2), {}, "images: got shape"), (torch.zeros(2, 2, 2, 2), {}, "images: got shape"), (torch.zeros(1, 2, 2), {}, "images: got shape"), (torch.zeros(0, 1, 2, 2), {"titles": []}, "images: got shape"),
+    (torch.zeros(2, 1, 2, 2), {"titles": ["a"]}, "titles: got 1")])
+def test_grid_refuses(images, options, words):
+    with pytest.raises(ValueError, match=words): image_grid(images, **options)
+
+
+# -- curves and latents -----------------------------------------------------------------------
+def test_curves_leave_out_the_final_line_and_gaps():
+    lines = [{"step": 10, "a": 1.0}, {"step": 20, "a": 0.5, "b": 3.0}, {"step": 20, "final": True, "a": 99.0}]
+    first, second = training_curves(lines, ["a", "b"]).axes
+    assert first.get_title() == "a" and first.lines[0].get_xydata().tolist() == [[10, 1], [20, 0.5]]
+    assert second.lines[0].get_xydata().tolist() == [[20, 3]] and second.lines[0].get_marker() not in ("", "None", None)  # one point is visible
+    for wrong in ("c", "final"):
+        with pytest.raises(ValueError, match=f"keys: got '{wrong}'"): training_curves(lines, [wrong])
+
+
+def test_gaussian_check_draws_quantiles_against_quantiles():
+    normal = torch.distributions.Normal(0.0, 1.0)
+    exact = normal.icdf((torch.arange(600).double() + 0.5) / 600)[torch.randperm(600, generator=generator())].reshape(200, 3)
+    histogram, quantiles = gaussian_check(2 * exact.requires_grad_() + 1).axes
+    x, y = quantiles.lines[0].get_xydata().T
+    assert len(x) == 400 and np.allclose(y, 2 * x + 1) and x.min() < -3 and x.max() > 3
+    heights, widths = zip(*[(bar.get_height(), bar.get_width()) for bar in histogram.patches])
+    assert np.dot(heights, widths) == pytest.approx(1)
+
+
+# -- the map ----------------------------------------------------------------------------------
+def test_plane_keeps_the_most_variance():
+    x = torch.randn(200, 6, generator=generator(), dtype=torch.float64) * torch.tensor([1.0, 5.0, 1.0, 3.0, 1.0, 1.0])
+    plane, share = principal_plane(x)
+    values = torch.linalg.eigvalsh(x.T.cov()).flip(0)
+    assert torch.allclose(plane.var(0), values[:2]) and torch.allclose(share, values[:2] / values.sum())
+    assert abs(np.corrcoef(plane[:, 0], x[:, 1])[0, 1]) > 0.98 and abs(np.corrcoef(plane[:, 1], x[:, 3])[0, 1]) > 0.95
+    assert torch.allclose(plane.mean(0), torch.zeros(2).double(), atol=1e-9)
+
+
+def test_plane_is_a_function_of_the_points():
+    x = torch.randn(100, 8, generator=generator(), dtype=torch.float64) * torch.arange(8, 0, -1)
+    plane, share = principal_plane(x)
+    order = torch.randperm(100, generator=generator(1))
+    assert torch.equal(principal_plane(x.clone())[0], plane)
+    assert torch.allclose(principal_plane(x[order])[0], plane[order])  # no sign hangs on the order of the points
+    assert torch.allclose(principal_plane(x + 7)[0], plane) and torch.allclose(principal_plane(x + 7)[1], share)
+
+
+@pytest.mark.parametrize("points", [torch.arange(5.0)[:, None], torch.zeros(4, 3), torch.ones(2, 2)])
+def test_plane_of_too_few_directions(points):
+    plane, share = principal_plane(points)
+    assert plane.shape == (len(points), 2) and plane.isfinite().all() and share.shape == (2,) and share.isfinite().all()
+
+
+def test_map_shows_every_class_by_its_name():
+    x, labels = torch.randn(30, 5, generator=generator()), torch.arange(30) % 3
+    figure = embedding_map(x, labels, "089")
+    plane, share = principal_plane(x)
+    assert [line.get_label() for line in figure.axes[0].lines] == ["0", "8", "9"]
+    for c, line in enumerate(figure.axes[0].lines): assert np.allclose(line.get_xydata(), plane[labels == c]) and line.get_marker() == f"${'089'[c]}$"
+    assert f"{share[0]:.0%}" in figure.axes[0].get_xlabel()
+    assert figure_png(figure) == figure_png(embedding_map(x, labels, "089"))
+    marks = [line.get_marker() for line in embedding_map(x, labels, ["cat", "$dog$", "a_{"]).axes[0].lines]
+    assert len(set(marks)) == 3
+
+
+def test_odd_names_are_drawn_as_they_are():
+    names = ["$\\nothing", "a$b$c", "{", "<b>", "ß", "#", "x" * 40, "_", "%", "9"]
+    labels = torch.arange(20) % 10
+    for figure in (embedding_map(torch.randn(20, 3, generator=generator()), labels, names), confusion_table(labels, labels, names),
+                   image_grid(torch.zeros(2, 1, 2, 2), titles=names[:2], title="$")):
+        assert figure_png(figure)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("labels, words", [(torch.zeros(3), "labels: got shape"), (torch.tensor([0, 1, 2, 3]), "labels: got values from 0 to 3"),
+                                           (torch.tensor([0, 1, -1, 1]), "labels: got values from -1")])
+def test_map_refuses_labels(labels, words):
+    with pytest.raises(ValueError, match=words): embedding_map(torch.randn(4, 2), labels, "abc")
+
+
+@pytest.mark.parametrize("points", [torch.zeros(4), torch.zeros(1, 2), torch.tensor([[0.0, math.nan]] * 4)])
+def test_map_refuses_points(points):
+    with pytest.raises(ValueError, match="points: got shape"): embedding_map(points, torch.zeros(4, dtype=torch.long), "abc")
+
+
+# -- confusion --------------------------------------------------------------------------------
+def test_confusion_counts_rows_by_truth():
+    labels, predicted = torch.tensor([0, 0, 0, 1, 1, 3]), torch.tensor([0, 0, 1, 1, 2, 3])
+    axis = confusion_table(predicted, labels, "abcd").axes[0]
+    assert {text.get_position()[::-1]: text.get_text() for text in axis.texts} == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (1, 2): "1", (3, 3): "1"}
+    shown = np.asarray(axis.get_images()[0].get_array())
+    assert np.allclose(shown, [[2 / 3, 1 / 3, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1]])  # a class without images stays empty
+    assert axis.get_title() == "4 of 6 right" and axis.get_ylabel() == "true class" and [t.get_text() for t in axis.get_yticklabels()] == list("abcd")
+
+
+def test_confusion_of_many_classes_and_wrong_ones():
+    labels = torch.arange(100)
+    assert not confusion_table(labels, labels, [str(k) for k in range(100)]).axes[0].texts
+    for predicted, words in ((labels[:50], "predicted: got shape"), (labels + 1, "predicted: got values from 1 to 100")):
+        with pytest.raises(ValueError, match=words): confusion_table(predicted, labels, [str(k) for k in range(100)])
+
+
+# -- tables -----------------------------------------------------------------------------------
+def test_tables_escape_what_they_hold():
+    rows = [{"a|b": "x|y", "<i>": "1 < 2 & \"3\""}, {"<i>": "two\nlines", "a|b": None}]
+    assert markdown_table(rows).splitlines() == ["| a\\|b | <i> |", "| --- | --- |", "| x\\|y | 1 < 2 & \"3\" |", "| None | two lines |"]
+    page = html_table(rows)
+    assert "<i>" not in page and "<th>&lt;i&gt;</th>" in page and "1 &lt; 2 &amp; &quot;3&quot;" in page
+    assert page.index("None") < page.index("two")  # columns follow the heading, not the order in a row
+    for wrong in ([], [{"a": 1}, {"a": 1, "b": 2}]):
+        for table in (markdown_table, html_table):
+            with pytest.raises(ValueError, match="rows: got"): table(wrong)
+
+
+# -- report -----------------------------------------------------------------------------------
+class Page(HTMLParser):
+    "Collects tags, texts and addresses, and sees that every tag is closed in order."
+    VOID = {"meta", "img", "br", "link", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.addresses, self.alts, self.text = [], [], [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "action", "srcset")]
+        self.alts += [value for name, value in attributes if name == "alt"]
+        if tag not in self.VOID: self.open.append(tag)
+
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+
+    def handle_data(self, data): self.text += data
+
+
+def report(tmp_path, parts, title="A run"):
+    return write_report(tmp_path / "report.html", title, parts).read_text(encoding="utf-8")
+
+
+def test_report_is_valid_and_stands_alone(tmp_path):
+    figure = image_grid(torch.zeros(4, 1, 3, 3))
+    text = report(tmp_path, ["digits – α = 0", {"steps": 3}, "# Figures", [{"figure": "accuracy", "value": "98 %"}], "# Pictures & more", figure, figure])
+    page = Page(text)
+    assert text.startswith("<!DOCTYPE html>") and 'charset="utf-8"' in text
+    assert [page.tags.count(tag) for tag in ("html", "head", "body", "title", "h1", "h2", "table", "img", "script", "link")] == [1, 1, 1, 1, 1, 2, 2, 2, 0, 0]
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses) and "http" not in text and "url(" not in text
+    assert page.alts == ["Pictures & more"] * 2 and "digits – α = 0" in page.text and "steps" in page.text
+    picture = Image.open(io.BytesIO(base64.b64decode(page.addresses[0].split(",")[1])))
+    assert picture.format == "PNG" and picture.width > 100
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_report_escapes_everything(tmp_path):
+    bad = "<script>alert('\"&')</script>"
+    figure = image_grid(torch.zeros(1, 1, 2, 2))
+    text = report(tmp_path, [bad, f"# {bad}", figure, [{bad: bad}], {bad: bad}], title=bad)
+    page = Page(text)
+    assert "script" not in page.tags and page.text.count(bad) == 8 and page.alts == [bad]  # title twice, string, heading, table twice, settings twice
+
+
+def test_report_is_the_same_every_time(tmp_path):
+    parts = lambda: ["text", gaussian_check(torch.randn(50, 2, generator=generator()))]
+    assert report(tmp_path, parts()) == report(tmp_path, parts())
+
+
+def test_a_report_that_fails_leaves_the_old_one(tmp_path):
+    old = report(tmp_path, ["old"])
+    with pytest.raises(ValueError): report(tmp_path, ["new", []])
+    assert (tmp_path / "report.html").read_text() == old
+
+
+def test_figures_show_themselves_in_a_notebook():
+    figure = new_figure(1, 1)
+    assert figure._repr_png_()[:4] == b"\x89PNG"
+    from IPython.core.formatters import PNGFormatter
+    assert PNGFormatter()(figure)[:4] == b"\x89PNG"
+
+
+def test_pyplot_is_left_alone():
+    "No figure is registered with pyplot, so nothing is shown twice and nothing is kept alive."
+    import matplotlib.pyplot as plt
+    before = plt.get_fignums()
+    image_grid(torch.zeros(1, 1, 2, 2)), gaussian_check(torch.zeros(9, 2)), embedding_map(torch.randn(9, 2), torch.zeros(9, dtype=torch.long), "a")
+    assert plt.get_fignums() == before
