@@ -223,6 +223,7 @@ def test_endings(capsys, monkeypatch, error, status, said):
     def ending(*a, **k): raise error
     monkeypatch.setattr(scenario, "run_joint", ending)
     assert said in fails(capsys, "--out", "a", status=status)
+    assert fails(capsys, "--out", "a", "--resume", status=status).count("--resume") == (status == 130)  # not asked for twice
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):

@@ -233,6 +233,13 @@ def test_departures_are_noticed(change):
     assert not any(gaussianity(change(normal(359, 32, seed=seed))).passed for seed in range(5))
 
 
+def test_a_dead_coordinate_leaves_the_other_figures_whole():
+    z = normal(359, 32)
+    dead = gaussianity(z.index_fill(1, torch.tensor(3), 0.0))
+    assert all(math.isfinite(value) for value in vars(dead).values()) and dead.p_one_variance == 0
+    assert dead.correlation == pytest.approx(gaussianity(z).correlation, abs=0.1)
+
+
 def test_tiny_error_of_scale_passes_in_large_sets():
     z = normal(40_000, 8)
     z = (z - z.mean(0)) / z.std(0)

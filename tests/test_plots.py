@@ -115,7 +115,7 @@ def test_map_shows_every_class_by_its_name():
 
 
 def test_odd_names_are_drawn_as_they_are():
-    names = ["$\\nothing", "a$b$c", "{", "<b>", "ß", "#", "x" * 40, "_", "%", "9"]
+    names = ["$\\frac$", "a$b$c", "{", "<b>", "ß", "#", "x" * 40, "_", "%", "9"]
     labels = torch.arange(20) % 10
     for figure in (embedding_map(torch.randn(20, 3, generator=generator()), labels, names), confusion_table(labels, labels, names),
                    image_grid(torch.zeros(2, 1, 2, 2), titles=names[:2], title="$")):
