@@ -158,6 +158,14 @@ def test_encode_then_decode_finds_the_own_zone(n, q, seed):
     assert torch.equal(zones.decode(centres), torch.arange(n))
 
 
+def test_few_steps_do_not_overshoot():
+    "The last step in λ is long: drawn out along a parabola it would carry most of these latents into another zone."
+    anchors = torch.tensor([[-1.2, 0.9], [0.2, 1.3], [1.3, 0.4], [0.6, -0.9], [-0.7, -1.1], [-0.1, 0.1]], dtype=torch.float64)
+    index = torch.arange(6).repeat(200)
+    z = LatentZones(anchors, steps=300).encode(index, randn(1200, 2))
+    assert (LatentZones(anchors, steps=5).decode(z) == index).double().mean() > 0.9
+
+
 def test_latents_are_gaussian():
     from lzn_nb.metrics import gaussianity
     assert gaussianity(LatentZones(3 * randn(2000, 16), steps=15).encode(noise=randn(2000, 16, seed=1))).passed
