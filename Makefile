@@ -50,8 +50,8 @@ demo: env ## train one model that draws, names and embeds digits, leave a report
 	@echo "       3 minutes on two cores, seconds if they are finished"
 	@$(DEMO_TRAIN) --out $(DEMO)/rf-seed0 --baseline rf --quiet >$(DEMO)/rf.log 2>&1 & rf=$$!; \
 	trap 'kill $$rf 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
-	$(DEMO_TRAIN) --out $(DEMO)/joint-seed0 || exit 1; \
-	wait $$rf || { cat $(DEMO)/rf.log; exit 1; }
+	$(DEMO_TRAIN) --out $(DEMO)/joint-seed0 && { wait $$rf || { cat $(DEMO)/rf.log; false; }; } || \
+	  { echo "== Stopped; 'make demo' goes on from here, 'make demo FRESH=1' starts anew" >&2; exit 1; }
 	@html=$(DEMO)/22_joint.html; \
 	if [ $$html -nt nbs/22_joint.ipynb ] && [ $$html -nt $(DEMO)/joint-seed0/metrics.jsonl ] && [ $$html -nt $(DEMO)/rf-seed0/metrics.jsonl ]; then \
 	  echo "== 2/2 The report is up to date"; \

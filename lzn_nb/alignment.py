@@ -5,22 +5,22 @@
 # %% auto #0
 __all__ = ['best_log_prob', 'alignment_loss']
 
-# %% ../nbs/02_alignment.ipynb #2796bfa2
+# %% ../nbs/02_alignment.ipynb #ed14cb7b
 import torch
 from torch import Tensor
 
 from .zones import LatentZones
 
-# %% ../nbs/02_alignment.ipynb #0475e87d
+# %% ../nbs/02_alignment.ipynb #122965d5
 def best_log_prob(log_prob: Tensor, cutoff: float = 0.2) -> Tensor:
     """Largest log-probability `[m]` over the steps of `log_prob` `[r,m]` that remain after the early cut-off [App. B].
 
     `cutoff` in [0, 1): share of the steps left out at the Gaussian end, where every zone is equally likely. `ValueError` outside.
     """
-    if not 0 <= cutoff < 1: raise ValueError(f"cutoff: got {cutoff}, wanted a share of the steps, 0 ≤ cutoff < 1")
+    if not isinstance(cutoff, (int, float)) or not 0 <= cutoff < 1: raise ValueError(f"cutoff: got {cutoff}, wanted a share of the steps, 0 ≤ cutoff < 1")
     return log_prob[int(len(log_prob) * cutoff):].amax(0)
 
-# %% ../nbs/02_alignment.ipynb #6d64f43a
+# %% ../nbs/02_alignment.ipynb #734dd1f6
 def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: float = 0.2, log: bool = True) -> Tensor:
     """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]` [§2.2.2, App. B].
 

@@ -6,7 +6,7 @@
 __all__ = ['reading', 'DataType', 'LabelType', 'integer_labels', 'ImageInput', 'normal', 'ImageType', 'SharedSpace', 'WayIn',
            'join', 'WayOut', 'LatentZoningNetwork', 'count', 'repeated']
 
-# %% ../nbs/06_network.ipynb #49c36d38
+# %% ../nbs/06_network.ipynb #31c7b11c
 import functools
 import operator
 import warnings
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .rectified_flow import invert, sample
 from .zones import LatentZones
 
-# %% ../nbs/06_network.ipynb #ec9b3c83
+# %% ../nbs/06_network.ipynb #a6679f42
 def reading(method: Callable) -> Callable:
     "Let a module's method run without gradients and in eval mode; afterwards each submodule is in the mode it was in before."
     @functools.wraps(method)
@@ -33,7 +33,7 @@ def reading(method: Callable) -> Callable:
 
     return run
 
-# %% ../nbs/06_network.ipynb #21463575
+# %% ../nbs/06_network.ipynb #facc00e7
 class DataType(nn.Module):
     "A kind of data in the latent space: `anchors` is its encoder, `decode` its decoder; either may be missing [§2.1]."
     condition: tuple[str, ...] = ()  # names of the data types whose values `decode` is told besides the latent
@@ -58,7 +58,7 @@ class DataType(nn.Module):
         "A sample for each latent `[m,q]`."
         raise NotImplementedError(f"{type(self).__name__} has no decoder")
 
-# %% ../nbs/06_network.ipynb #c5899d47
+# %% ../nbs/06_network.ipynb #1569ae12
 class LabelType(DataType):
     "Classes: the anchors are a learned matrix `[c,q]`, one zone a class, so that decoding is reading off the zone [§5, App. E]."
     def __init__(self, classes: int, latent_dim: int, zone_steps: int = 10, generator: torch.Generator | None = None):
@@ -78,7 +78,7 @@ class LabelType(DataType):
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, **given) -> Tensor: return self.zones()[0].decode(z)
 
-# %% ../nbs/06_network.ipynb #4e59f94e
+# %% ../nbs/06_network.ipynb #ef8df3f8
 def integer_labels(labels, classes: int) -> Tensor:
     "Labels as integers `[n]`, 0 ≤ label < `classes`; `ValueError` that says what came instead."
     try: given = torch.as_tensor(labels)
@@ -92,7 +92,7 @@ def integer_labels(labels, classes: int) -> Tensor:
     if len(unknown): raise ValueError(f"label: got {int(unknown[0])}, wanted a class from 0 to {classes - 1}")
     return given
 
-# %% ../nbs/06_network.ipynb #bd6989a3
+# %% ../nbs/06_network.ipynb #24dd973d
 class ImageInput(DataType):
     "Images `[b,c,h,w]` in [-1, 1] and how they come in: their shape is checked, an `encoder` network gives the anchors."
     def __init__(self, encoder: nn.Module | None, decoder: nn.Module, shape: tuple[int, int, int], latent_dim: int, *,
@@ -102,24 +102,26 @@ class ImageInput(DataType):
         self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder.classes else ()
 
     def check(self, x) -> Tensor:
-        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, or whole numbers."
+        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or NaN."
         x = torch.as_tensor(x)
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
             wanted = ",".join(map(str, self.shape))
             raise ValueError(f"image: got {x.dtype} of shape {list(x.shape)}, wanted floating [b,{wanted}] in [-1, 1]")
+        if not x.isfinite().all():
+            raise ValueError(f"image: number {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])} holds NaN or infinity, wanted numbers in [-1, 1]")
         return x.to(next(self.parameters(), x))
 
     def anchors(self, x) -> Tensor:
         if self.encoder is None: return super().anchors(x)
         return self.encoder(self.check(x))
 
-# %% ../nbs/06_network.ipynb #b65ffc69
+# %% ../nbs/06_network.ipynb #72c76393
 def normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tensor) -> Tensor:
     "Normal draws in the precision and on the device of `like`, made where the generator is: one seed, one draw, on any device."
     device = like.device if generator is None else generator.device
     return torch.randn(shape, generator=generator, device=device).to(like)
 
-# %% ../nbs/06_network.ipynb #37d71a75
+# %% ../nbs/06_network.ipynb #14c72ba9
 class ImageType(ImageInput):
     """Images `[b,c,h,w]` in [-1, 1]: a network gives the anchors, a rectified flow given the latent draws the samples.
 
@@ -146,7 +148,7 @@ class ImageType(ImageInput):
         steps = self.sample_steps if steps is None else steps
         return self.decode(z, label=label, noise=invert(self.decoder, x, steps=steps, **self.given(z, label)), steps=steps)
 
-# %% ../nbs/06_network.ipynb #03b59724
+# %% ../nbs/06_network.ipynb #de343b99
 class SharedSpace(nn.Module):
     "Data types that share one latent space N(0, I_q), by name."
     def __init__(self, types: dict[str, DataType]):
@@ -169,7 +171,7 @@ class SharedSpace(nn.Module):
         "Latents `[n,q]` ~ N(0, I) on the network's device."
         return normal((n, self.latent_dim), generator, next(self.parameters(), torch.empty(0)))
 
-# %% ../nbs/06_network.ipynb #57d03fce
+# %% ../nbs/06_network.ipynb #7ae89da8
 class WayIn(SharedSpace):
     "From samples to anchors and latents."
     @reading
@@ -196,7 +198,7 @@ def join(x, others):
     "Two lots of samples as one: tensors along the first axis, anything else as a list."
     return torch.cat([x, others]) if isinstance(x, Tensor) else [*x, *others]
 
-# %% ../nbs/06_network.ipynb #380e96de
+# %% ../nbs/06_network.ipynb #4bdbb6d5
 class WayOut(WayIn):
     "From latents to samples."
     @reading
@@ -210,7 +212,7 @@ class WayOut(WayIn):
         known = {other: self.check(other, value) for other, value in (known or {}).items()}
         return {other: known[other] if other in known else self[other].decode(z) for other in self[name].condition}
 
-# %% ../nbs/06_network.ipynb #4612d6f5
+# %% ../nbs/06_network.ipynb #ff8d1f7d
 class LatentZoningNetwork(WayOut):
     """One latent space, every task a composition of an encoder, zones and a decoder [§2.1, Fig. 1].
 
@@ -235,7 +237,7 @@ class LatentZoningNetwork(WayOut):
         z = self.latents("image", x, alpha=alpha, among=among, generator=generator)
         return self["image"].reconstruct(self.check("image", x), z, **self.told("image", z, known), **options)
 
-# %% ../nbs/06_network.ipynb #9f7554b2
+# %% ../nbs/06_network.ipynb #17af10a1
 def count(name: str, value) -> int:
     "A whole number ≥ 1 of any kind (Python's, numpy's, a tensor's) as an int; `ValueError` otherwise."
     try: number = 0 if isinstance(value, bool) else operator.index(value)

@@ -6,16 +6,16 @@
 __all__ = ['check_anchors', 'log_of_weights', 'AnchorSet', 'check_index', 'check_points', 'scaled_noise', 'Path', 'make_path',
            'latent_computation', 'FlowResult', 'read_zone', 'latent_flow', 'LatentZones']
 
-# %% ../nbs/01_zones.ipynb #696fd6b4
+# %% ../nbs/01_zones.ipynb #cd75d5e5
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from .flow import integrate, make_solver, nearest_distances, posterior_logits, time_from_lam
+from .flow import in_float64, integrate, make_solver, nearest_distances, posterior_logits, time_from_lam
 
-# %% ../nbs/01_zones.ipynb #d9ab84ae
+# %% ../nbs/01_zones.ipynb #646c7ae2
 def check_anchors(anchors: Tensor) -> None:
     "Refuse anchors that are not a finite, non-empty, floating `[n,q]`: `ValueError` that says what came."
     if not isinstance(anchors, Tensor): raise ValueError(f"anchors: got {type(anchors).__name__}, wanted a tensor [n,q]")
@@ -26,19 +26,21 @@ def check_anchors(anchors: Tensor) -> None:
         row, column = (~anchors.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"anchors: got {float(anchors.detach()[row, column])} in row {row}, wanted finite numbers")
 
-# %% ../nbs/01_zones.ipynb #0b0cf4cc
+# %% ../nbs/01_zones.ipynb #4048421c
 def log_of_weights(weights: Tensor | None, anchors: Tensor) -> Tensor:
     "Logarithm of the weights normalised to sum 1, `[n]`; uniform for None; `ValueError` for weights no density can have."
     n = len(anchors)
     if weights is None: return anchors.new_zeros(n) - torch.log(anchors.new_tensor(float(n)))
-    weights = torch.as_tensor(weights).to(anchors)
+    weights = torch.as_tensor(weights, device=anchors.device)
     if weights.shape != (n,): raise ValueError(f"weights: got shape {list(weights.shape)}, wanted [{n}], one for each anchor")
     if not weights.isfinite().all() or (weights < 0).any():
         raise ValueError(f"weights: got values from {float(weights.detach().min())} to {float(weights.detach().max())}, wanted finite numbers ≥ 0")
-    if weights.sum() == 0: raise ValueError("weights: got only zeros, wanted at least one above 0")
+    if weights.max() == 0: raise ValueError("weights: got only zeros, wanted at least one above 0")
+    wide = in_float64(weights)
+    weights = (wide / wide.max()).to(anchors)  # first the proportions, then the precision: a sum could overflow
     return torch.log(weights / weights.sum())
 
-# %% ../nbs/01_zones.ipynb #18d83d3c
+# %% ../nbs/01_zones.ipynb #28245767
 class AnchorSet:
     "Anchors `[n,q]`, checked and centred, with their weights and the solver that moves latents among them."
     def __init__(self, anchors: Tensor, weights: Tensor | None = None, *, solver: str = "adams", steps: int = 10, **options):
@@ -58,7 +60,7 @@ class AnchorSet:
         active = self.log_weights > -torch.inf
         return nearest_distances(self.anchors, active).masked_fill(~active, torch.inf)
 
-# %% ../nbs/01_zones.ipynb #a7861bdb
+# %% ../nbs/01_zones.ipynb #a290c3f8
 def check_index(name: str, index: Tensor, zones: AnchorSet) -> Tensor:
     "Integers `[m]` that name anchors with a zone, on the anchors' device; `ValueError` for anything else."
     index = torch.as_tensor(index, device=zones.anchors.device)
@@ -71,7 +73,7 @@ def check_index(name: str, index: Tensor, zones: AnchorSet) -> Tensor:
     if empty.any(): raise ValueError(f"{name}: got {int(index[empty][0])}, an anchor of weight 0 that owns no zone, wanted one with weight > 0")
     return index
 
-# %% ../nbs/01_zones.ipynb #c44b03a9
+# %% ../nbs/01_zones.ipynb #ba10e8fa
 def check_points(name: str, points: Tensor, zones: AnchorSet, m: int | None = None) -> Tensor:
     "Finite floating points `[m,q]` (None: any number of them) in the anchors' dtype and device; `ValueError` for anything else."
     q, come = zones.anchors.shape[1], type(points).__name__
@@ -85,10 +87,10 @@ def check_points(name: str, points: Tensor, zones: AnchorSet, m: int | None = No
         raise ValueError(f"{name}: got {float(points.detach()[row, column])} in row {row}, wanted finite numbers")
     return points.to(zones.anchors)
 
-# %% ../nbs/01_zones.ipynb #ec8a8d92
+# %% ../nbs/01_zones.ipynb #34981d5e
 def scaled_noise(zones: AnchorSet, m: int, noise: Tensor | None, alpha: float, generator: torch.Generator | None) -> Tensor:
     "α ε `[m,q]` [App. A.2]: the given `noise`, or a draw from `generator` (made on the generator's device)."
-    if not 0 <= alpha < float("inf"): raise ValueError(f"alpha: got {alpha}, wanted a finite number ≥ 0")
+    if not isinstance(alpha, (int, float)) or not 0 <= alpha < float("inf"): raise ValueError(f"alpha: got {alpha}, wanted a finite number ≥ 0")
     shape = (m, zones.anchors.shape[1])
     if noise is not None: return alpha * check_points("noise", noise, zones, m)
     if alpha == 0: return zones.anchors.new_zeros(shape)
@@ -96,7 +98,7 @@ def scaled_noise(zones: AnchorSet, m: int, noise: Tensor | None, alpha: float, g
     noise = torch.randn(shape, generator=generator, dtype=zones.anchors.dtype, device=device)
     return alpha * noise.to(zones.anchors)
 
-# %% ../nbs/01_zones.ipynb #f9536612
+# %% ../nbs/01_zones.ipynb #f7168e92
 @dataclass
 class Path:
     "Positions between the Gaussian (t = 0) and the anchors (t = 1)."
@@ -110,7 +112,7 @@ def make_path(zones: AnchorSet, lams: Tensor, ys: Tensor) -> Path:
     times = time_from_lam(lams)
     return Path(times[:, :, 0] if times.shape[1] > 1 else times[:, 0, 0], ys / (1 + lams) + times * zones.center)
 
-# %% ../nbs/01_zones.ipynb #2cc9402d
+# %% ../nbs/01_zones.ipynb #11c94035
 def latent_computation(zones: AnchorSet, index: Tensor | None, noise: Tensor | None, alpha: float,
                        generator: torch.Generator | None, keep: bool = False) -> tuple[Tensor, Path | None]:
     "C(X) [§2.2.1]: latents `[m,q]` by the inverse flow from the anchors `index`, and the way there if `keep`."
@@ -125,7 +127,7 @@ def latent_computation(zones: AnchorSet, index: Tensor | None, noise: Tensor | N
     ys = torch.cat([way.states, way.state[None]]) + lams.reshape(len(lams), -1, 1) * zones.centered[index]
     return way.state, make_path(zones, lams, ys)
 
-# %% ../nbs/01_zones.ipynb #5b292b46
+# %% ../nbs/01_zones.ipynb #9274e8ed
 @dataclass
 class FlowResult:
     "Latents followed from the Gaussian into the zones."
@@ -134,7 +136,7 @@ class FlowResult:
     log_prob: Tensor | None = None  # `[r,m]` log P(a_target | s_t, t) at each evaluation [§2.2.2]
     path: Path | None = None        # the evaluations' times `[r]` and positions `[r,m,q]`, if asked for
 
-# %% ../nbs/01_zones.ipynb #f80d6952
+# %% ../nbs/01_zones.ipynb #ef0104e0
 @torch.no_grad()
 def read_zone(zones: AnchorSet, y: Tensor, lam: Tensor | None, mean: Tensor) -> Tensor:
     "The zone at the end of the flow `[m]`: the most probable anchor at λ, or (None: λ infinite) the nearest to where it landed."
@@ -142,7 +144,7 @@ def read_zone(zones: AnchorSet, y: Tensor, lam: Tensor | None, mean: Tensor) -> 
     active = torch.where(zones.log_weights.isinf(), zones.log_weights, 0.0)
     return posterior_logits(mean, 1.0, zones.centered, active).argmax(1)
 
-# %% ../nbs/01_zones.ipynb #6e86a427
+# %% ../nbs/01_zones.ipynb #37de50fa
 def latent_flow(zones: AnchorSet, z: Tensor, target: Tensor | None, keep: bool = False) -> FlowResult:
     "FM(z; t) [§2.2.1]: latents `[m,q]` forward through the anchors, watching the probability of each one's `target` `[m]`."
     z = check_points("z", z, zones)
@@ -157,7 +159,7 @@ def latent_flow(zones: AnchorSet, z: Tensor, target: Tensor | None, keep: bool =
     index = read_zone(zones, y, stop, way.slope)
     return FlowResult(index, way.slope + zones.center, way.log_prob, make_path(zones, lams, way.states) if keep else None)
 
-# %% ../nbs/01_zones.ipynb #33f53ce9
+# %% ../nbs/01_zones.ipynb #9317a8b4
 class LatentZones(AnchorSet):
     """Disjoint zones of N(0, I), one for each anchor, by flow matching [§2.2.1].
 

@@ -28,9 +28,9 @@ def test_untrained_losses_are_those_of_guessing():
     images, labels = batch(200)
     values = losses(TINY, network, images, labels)
     # the decoder starts at 0, so the flow loss is the mean square of x1 - x0: that of the images plus 1
-    assert float(values["flow"]) == pytest.approx(float(images.square().mean()) + 1, rel=0.05)
+    assert float(values["flow"].detach()) == pytest.approx(float(images.square().mean()) + 1, rel=0.05)
     # the prior alone gives log 10 from the first step that counts; the maximum over steps can only lower it
-    assert 0 < float(values["alignment"]) < math.log(10) + 0.1
+    assert 0 < float(values["alignment"].detach()) < math.log(10) + 0.1
     assert torch.allclose(values["loss"], values["flow"] + values["alignment"])
 
 
@@ -148,7 +148,12 @@ def test_load_joint_names_what_is_missing(tmp_path):
 def test_bad_requests_write_nothing(tmp_path):
     out = tmp_path / "c"
     for request, message in [(dict(preset="huge"), "preset: got 'huge'"), (dict(data="digit"), "digit"), (dict(stepz=3), "preset key: got 'stepz'"),
-                             (dict(steps="many"), "steps: got 'many'"), (dict(device="abacus"), "device: got 'abacus'")]:
+                             (dict(steps="many"), "steps: got 'many'"), (dict(device="abacus"), "device: got 'abacus'"),
+                             (dict(sample_steps=0), "sample_steps: got 0"), (dict(zone_steps=0), "zone_steps: got 0"), (dict(latent_dim=-3), "latent_dim: got -3"),
+                             (dict(width=0), "width: got 0"), (dict(encoder_width=7), "encoder_width: got 7"), (dict(rate_decoder=-1.0), "rate_decoder: got -1.0"),
+                             (dict(jitter=-1.0), "jitter: got -1.0"), (dict(alpha=-1.0), "alpha: got -1.0"), (dict(cutoff=2.0), "cutoff: got 2.0"),
+                             (dict(dropout=2.0), "dropout: got 2.0"), (dict(mults=()), "mults: got"), (dict(batch=5000), "batch: got 5000"),
+                             (dict(seed=-1), "seed: got -1"), (dict(seed="a"), "seed: got 'a'")]:
         with pytest.raises(ValueError, match=message): run_joint(**{"data": "digits", "preset": "tiny", "out": out, "progress": False} | request)
     assert not out.exists()
 
@@ -163,3 +168,21 @@ def test_presets_are_frozen_and_checked():
     with pytest.raises(dataclasses.FrozenInstanceError): TINY.steps = 3
     assert get_preset(JOINT_PRESETS, "cpu", mults=(1,)).mults == (1,)
     assert all(isinstance(preset, JointConfig) for preset in JOINT_PRESETS.values())
+
+
+@pytest.mark.parametrize("per_class, message", [([30], "got 1 class"), ([20, 20], "batch: got 64"), ([45, 1], "test images")])
+def test_data_too_small_is_refused_before_anything_is_written(tmp_path, per_class, message):
+    from PIL import Image
+    for label, count in enumerate(per_class):
+        (tmp_path / "images" / str(label)).mkdir(parents=True)
+        for k in range(count): Image.new("L", (8, 8), 5 * k).save(tmp_path / "images" / str(label) / f"{k}.png")
+    batch = {} if "batch" in message else {"batch": 4}
+    data, options = f"folder:{tmp_path / 'images'}", {}
+    if "test" in message:  # three images are all that a test folder of its own holds
+        for k in range(3):
+            (tmp_path / "images" / "test" / "0").mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), k).save(tmp_path / "images" / "test" / "0" / f"{k}.png")
+        (tmp_path / "images" / "train").mkdir()
+        for label in ("0", "1"): (tmp_path / "images" / label).rename(tmp_path / "images" / "train" / label)
+    with pytest.raises(ValueError, match=message): run_joint(data, "tiny", tmp_path / "out", progress=False, data_options=options, **batch)
+    assert not (tmp_path / "out").exists()

@@ -252,3 +252,10 @@ def test_no_zone_without_weight():
     zones = LatentZones(torch.eye(3), torch.tensor([0.0, 1.0, 1.0]))
     for call in (lambda: zones.encode(torch.tensor([0])), lambda: zones.flow(torch.zeros(1, 3), torch.tensor([0]))):
         with pytest.raises(ValueError, match="weight 0"): call()
+
+
+def test_only_the_proportions_of_weights_count_at_any_size():
+    anchors = torch.eye(3)
+    wanted = LatentZones(anchors, [1.0, 3.0, 3.0]).log_weights
+    for weights in (torch.tensor([1e38, 3e38, 3e38]), torch.tensor([1e-60, 3e-60, 3e-60], dtype=torch.float64), torch.tensor([1, 3, 3])):
+        assert torch.allclose(LatentZones(anchors, weights).log_weights, wanted)
