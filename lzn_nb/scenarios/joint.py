@@ -7,7 +7,7 @@ __all__ = ['AT_LEAST', 'JOINT_PRESETS', 'FIGURES', 'check_ranges', 'JointConfig'
            'joint_rates', 'in_chunks', 'judge_drawing', 'judge_zones', 'evaluate_joint', 'take_up_to', 'joint_trainer',
            'load_joint', 'check_enough', 'JointRun', 'run_joint', 'results_table', 'joint_figures', 'report_joint']
 
-# %% ../../nbs/22_joint.ipynb #ce9778bc
+# %% ../../nbs/22_joint.ipynb #2ec0c994
 import dataclasses
 import json
 import platform
@@ -31,7 +31,7 @@ from ..rectified_flow import rectified_flow_loss
 from ..training import (TrainConfig, Trainer, final_figures, get_preset, load_checkpoint, open_run, pick_device, read_metrics,
                              train, write_metrics)
 
-# %% ../../nbs/22_joint.ipynb #7ef45f18
+# %% ../../nbs/22_joint.ipynb #0e01132c
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
             "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0}
 
@@ -47,7 +47,7 @@ def check_ranges(config: "JointConfig") -> None:
         if not 0 <= getattr(config, name) < 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted 0 ≤ {name} < 1")
     if not config.mults or min(config.mults) < 1: raise ValueError(f"mults: got {config.mults}, wanted one or more integers ≥ 1")
 
-# %% ../../nbs/22_joint.ipynb #da900e42
+# %% ../../nbs/22_joint.ipynb #d4cb3a2e
 @dataclass(frozen=True)
 class JointConfig(TrainConfig):
     "Scenario 3: sizes, learning rates and the zones' settings."
@@ -75,11 +75,11 @@ class JointConfig(TrainConfig):
         super().__post_init__()
         check_ranges(self)
 
-# %% ../../nbs/22_joint.ipynb #798cd8c4
+# %% ../../nbs/22_joint.ipynb #25c642d3
 JOINT_PRESETS = {
     "tiny": JointConfig(steps=20, batch=64, warmup=5, width=8, encoder_width=8, latent_dim=8, zone_steps=4, sample_steps=4,
                         schedule="cosine", ema=0.9, log_every=5, save_every=10),
-    "cpu": JointConfig(steps=600, batch=128, warmup=50, schedule="cosine", ema=0.999, encoder_width=24, jitter=0.5),
+    "cpu": JointConfig(steps=800, batch=128, warmup=50, schedule="cosine", ema=0.999, encoder_width=24, jitter=0.5),
     "gpu": JointConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.9995, latent_dim=64, width=64, encoder_width=64,
                        mults=(1, 2, 2), blocks=2, attention=(7, 8, 16), rate_decoder=2e-3, rate_encoder=2e-4, rate_label=1e-3,
                        zone_steps=20, save_every=1000),
@@ -88,7 +88,7 @@ JOINT_PRESETS = {
                          rate_label=1e-4, zone_steps=20, log_alignment=False, flip=True, save_every=1000),
 }
 
-# %% ../../nbs/22_joint.ipynb #5b9da257
+# %% ../../nbs/22_joint.ipynb #cc7f72ca
 def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
     "An untrained network for images of `shape` (c, h, w) in `classes` classes, its weights drawn from `seed`; without zones no encoder."
     channels, size, _ = shape
@@ -102,7 +102,7 @@ def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int
         label = LabelType(classes, config.latent_dim, config.zone_steps)
     return LatentZoningNetwork({"image": image, "label": label})
 
-# %% ../../nbs/22_joint.ipynb #674f58f6
+# %% ../../nbs/22_joint.ipynb #872653a9
 def jittered(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
     "Each of `images` `[b,c,h,w]` by a random affine map of its own: `amount` times 0.2 rad, 10 % and 1 pixel (standard deviations)."
     if not amount: return images
@@ -113,7 +113,7 @@ def jittered(images: Tensor, amount: float, generator: torch.Generator) -> Tenso
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1: background
 
-# %% ../../nbs/22_joint.ipynb #ee2a8c87
+# %% ../../nbs/22_joint.ipynb #d387b542
 def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor,
                  generator: torch.Generator) -> dict[str, Tensor]:
     "Rectified flow given latent and class, and the alignment of the images' latents to the zones of their classes [§5]."
@@ -129,7 +129,7 @@ def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tens
     align = alignment_loss(z, label.zones(weights=share)[0], labels, cutoff=config.cutoff, log=config.log_alignment)
     return {"loss": flow + config.alignment_weight * align, "flow": flow, "alignment": align}
 
-# %% ../../nbs/22_joint.ipynb #2e6a9e5c
+# %% ../../nbs/22_joint.ipynb #38943b18
 def joint_rates(config: JointConfig, network: LatentZoningNetwork) -> dict[str, tuple[list, float]]:
     "Learning rate of each component; encoder and label anchors only where there are zones."
     image, label = network["image"], network["label"]
@@ -137,13 +137,13 @@ def joint_rates(config: JointConfig, network: LatentZoningNetwork) -> dict[str, 
     if not config.zones: return rates
     return rates | {"encoder": (list(image.encoder.parameters()), config.rate_encoder), "label": ([label.matrix], config.rate_label)}
 
-# %% ../../nbs/22_joint.ipynb #b134f20a
+# %% ../../nbs/22_joint.ipynb #7990da00
 @torch.no_grad()
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000) -> Tensor:
     "`function` applied to `x` `[n,…]` piece by piece, to bound memory."
     return torch.cat([function(part) for part in x.split(size)])
 
-# %% ../../nbs/22_joint.ipynb #e733dbfc
+# %% ../../nbs/22_joint.ipynb #b8c9e14a
 def judge_drawing(network: LatentZoningNetwork, judge: Judge, real: Tensor, generator: torch.Generator, n: int, steps: tuple[int, ...],
                   prior: bool) -> dict[str, float]:
     "Asked and seen class of `n` drawn images, classes of `n` from the prior, Fréchet distance to `real` at several evaluations."
@@ -159,7 +159,7 @@ def judge_drawing(network: LatentZoningNetwork, judge: Judge, real: Tensor, gene
     for k in steps: figures[f"frechet_{k}"] = frechet_distance(judge.features(draw(labels, steps=k)), features)
     return figures
 
-# %% ../../nbs/22_joint.ipynb #499a752f
+# %% ../../nbs/22_joint.ipynb #f4210eb5
 @torch.no_grad()
 def judge_zones(network: LatentZoningNetwork, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor],
                 generator: torch.Generator) -> dict[str, float]:
@@ -174,7 +174,7 @@ def judge_zones(network: LatentZoningNetwork, train: tuple[Tensor, Tensor], test
             "gauss_mean": gauss.mean, "gauss_variance": gauss.variance, "gauss_correlation": gauss.correlation,
             "gauss_rejected": gauss.rejected, "gauss_passed": float(gauss.passed)}
 
-# %% ../../nbs/22_joint.ipynb #9dbef659
+# %% ../../nbs/22_joint.ipynb #ef0c07e3
 def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointConfig, *, split: str = "test", seed: int = 0,
                    drawn: int = 1000, limit: int = 10_000) -> dict[str, float]:
     """Figures of a trained network on a `split` ("valid" for choosing, "test" once), from at most `limit` training images.
@@ -200,7 +200,7 @@ def take_up_to(split, limit: int, device: torch.device) -> tuple[Tensor, Tensor]
     images, labels = split.take(index)
     return images.to(device), labels.to(device)
 
-# %% ../../nbs/22_joint.ipynb #c9fb5017
+# %% ../../nbs/22_joint.ipynb #0023bcea
 def joint_trainer(config: JointConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device) -> Trainer:
     "The untrained network on `device` with its optimizer, schedule and average."
     network = joint_network(config, shape, classes, seed).to(device)
@@ -220,7 +220,7 @@ def load_joint(out: str | Path, device: str | None = None) -> LatentZoningNetwor
     trainer.load_state_dict(state)
     return trainer.average.module.eval()
 
-# %% ../../nbs/22_joint.ipynb #09da9939
+# %% ../../nbs/22_joint.ipynb #74675b18
 def check_enough(data: ImageData, config: JointConfig, seed: int) -> None:
     "Refuse, before anything is written, a seed that is none, or data that cannot be trained or judged on: `ValueError` that says what is wrong."
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31: raise ValueError(f"seed: got {seed!r}, wanted an integer from 0 to 2^31 - 1")
@@ -229,7 +229,7 @@ def check_enough(data: ImageData, config: JointConfig, seed: int) -> None:
         raise ValueError(f"batch: got {config.batch}, but {data.name} has {len(data.train)} training images; wanted at most as many (--set batch=…)")
     if len(data.test) < 8: raise ValueError(f"data: got {len(data.test)} test images, wanted at least 8 to measure anything")
 
-# %% ../../nbs/22_joint.ipynb #a2c4ac5c
+# %% ../../nbs/22_joint.ipynb #5f3a51c3
 @dataclass
 class JointRun:
     "A trained network with its figures, data and folder."
@@ -239,7 +239,7 @@ class JointRun:
     config: JointConfig
     out: Path
 
-# %% ../../nbs/22_joint.ipynb #5014a0e6
+# %% ../../nbs/22_joint.ipynb #95d00ad7
 def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs/joint", *, seed: int = 0, resume: bool = False,
               device: str | None = None, progress: bool = True, data_options: dict | None = None, **changes) -> JointRun:
     """Train, evaluate on the test split, write `out`; a finished run is loaded instead if `resume`. The command `lzn joint`.
@@ -264,7 +264,7 @@ def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs
     if not (out / "report.html").exists(): report_joint(run)
     return run
 
-# %% ../../nbs/22_joint.ipynb #04b6f3d0
+# %% ../../nbs/22_joint.ipynb #7d18d468
 FIGURES = {
     "accuracy": ("test accuracy, α = 0", "{:.2%}"), "accuracy_noisy": ("test accuracy, α = 1", "{:.2%}"),
     "probe": ("linear probe on anchors", "{:.2%}"), "agreement": ("drawn digit is the one asked for", "{:.2%}"),
@@ -288,7 +288,7 @@ def results_table(columns: dict[str, list[dict]]) -> list[dict]:
     return [{"figure": name} | {column: cell(runs, key, form) for column, runs in columns.items()}
             for key, (name, form) in FIGURES.items() if any(key in run for runs in columns.values() for run in runs)]
 
-# %% ../../nbs/22_joint.ipynb #413320b3
+# %% ../../nbs/22_joint.ipynb #e2e60be6
 def joint_figures(run: JointRun, seed: int = 0, rows: int = 8) -> dict:
     "The pictures of a run, by title: drawn classes, free samples, and where there are zones reconstructions and latents."
     generator, network, classes = torch.Generator().manual_seed(seed), run.network, run.data.num_classes
@@ -307,7 +307,7 @@ def joint_figures(run: JointRun, seed: int = 0, rows: int = 8) -> dict:
         "true class (row) and named class (column)": confusion_table(network.classify(images), labels, run.data.classes),
         "latents of the test images against N(0, 1)": gaussian_check(z)}
 
-# %% ../../nbs/22_joint.ipynb #45a76cca
+# %% ../../nbs/22_joint.ipynb #fcb9e19e
 def report_joint(run: JointRun) -> Path:
     "Write the run's `report.html`: protocol, figures, curves and pictures."
     keys = ["flow", "alignment"] if run.config.zones else ["flow"]
