@@ -5,28 +5,36 @@
 # %% auto #0
 __all__ = ['best_log_prob', 'alignment_loss']
 
-# %% ../nbs/02_alignment.ipynb #ed14cb7b
+# %% ../nbs/02_alignment.ipynb #841b5d45
 import torch
 from torch import Tensor
 
 from .zones import LatentZones
 
-# %% ../nbs/02_alignment.ipynb #122965d5
-def best_log_prob(log_prob: Tensor, cutoff: float = 0.2) -> Tensor:
+# %% ../nbs/02_alignment.ipynb #7252cdc8
+def best_log_prob(log_prob: Tensor, cutoff: float = 0.2, first: int = 0) -> Tensor:
     """Largest log-probability `[m]` over the steps of `log_prob` `[r,m]` that remain after the early cut-off [App. B].
 
-    `cutoff` in [0, 1): share of the steps left out at the Gaussian end, where every zone is equally likely. `ValueError` outside.
+    `cutoff` in [0, 1): share of the steps left out at the Gaussian end, where every zone is equally likely.
+    `first`: number of the first step given, where 0 is the one at λ = 0 (see `FlowResult`); what is not given cannot be the best.
+    `ValueError` for a `cutoff` outside.
     """
-    if not isinstance(cutoff, (int, float)) or not 0 <= cutoff < 1: raise ValueError(f"cutoff: got {cutoff}, wanted a share of the steps, 0 ≤ cutoff < 1")
-    return log_prob[int(len(log_prob) * cutoff):].amax(0)
+    if isinstance(cutoff, bool) or not isinstance(cutoff, (int, float)) or not 0 <= cutoff < 1:
+        raise ValueError(f"cutoff: got {cutoff!r}, wanted a share of the steps, 0 ≤ cutoff < 1")
+    return log_prob[max(0, int(len(log_prob) * cutoff) - first):].amax(0)
 
-# %% ../nbs/02_alignment.ipynb #734dd1f6
+# %% ../nbs/02_alignment.ipynb #8e222ce0
 def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: float = 0.2, log: bool = True) -> Tensor:
     """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]` [§2.2.2, App. B].
 
-    Minus the mean over samples of the best log-probability on the way (`log=True`), or of the best probability.
+    Minus the mean over samples of the best log-probability on the way (`log=True`), or of the best probability; a latent
+    that a solver with a window has seen arrive at its target has probability 1.
     `ValueError` for targets out of range or without a zone, for no latents at all, and for a `cutoff` outside [0, 1).
     """
-    if len(z) == 0: raise ValueError("z: got no latents, wanted [m,q] with m ≥ 1")
-    best = best_log_prob(zones.flow(z, target).log_prob, cutoff)
+    if not isinstance(zones, LatentZones): raise ValueError(f"zones: got {type(zones).__name__}, wanted LatentZones")
+    if target is None: raise ValueError("target: got None, wanted integers [m]")
+    result = zones.flow(z, target)
+    if len(result.index) == 0: raise ValueError("z: got no latents, wanted [m,q] with m ≥ 1")
+    best = best_log_prob(result.log_prob, cutoff, result.first)
+    if result.first: best = best.masked_fill(result.index == torch.as_tensor(target, device=best.device), 0.0)  # t = 1, after the window
     return -(best if log else best.exp()).mean()

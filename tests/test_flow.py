@@ -1,7 +1,5 @@
-"""The flow: against closed forms, against the published form written out, against itself in other frames and precisions."""
+"""The flow: against closed forms, against the published form written out, against itself in other frames, blocks and precisions."""
 import math
-import weakref
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +8,8 @@ from hypothesis import strategies as st
 
 import lzn_nb.flow as flow
 from lzn_nb.flow import (
-    Adams, Euler, adams_weights, half_square_distances, integrate, lam_from_time, make_solver, nearest_distances,
-    posterior_logits, posterior_mean, posterior_slope, time_from_lam, time_nodes,
+    Adams, Course, Euler, adams_weights, block_size, check_memory, free_memory, half_square_distances, integrate, lam_from_time,
+    make_solver, nearest_distances, plan_course, posterior_logits, posterior_mean, time_from_lam, time_nodes,
 )
 
 torch.set_num_threads(1)
@@ -33,16 +31,41 @@ def uniform(anchors):
     return anchors.new_full((len(anchors),), -math.log(len(anchors)))
 
 
-def zones_of(anchors, active=None):
-    "What a solver asks of zones."
-    return SimpleNamespace(anchors=anchors, distances=nearest_distances(anchors, active))
+def spread(anchors):
+    return (2 * (anchors - anchors.mean(0)).square().sum(1).mean()).sqrt().item()
+
+
+def nearest(anchors, own=None, active=None):
+    own = torch.arange(len(anchors)) if own is None else own
+    return nearest_distances(half_square_distances(anchors, own), 1e-7 * anchors.norm(dim=1).max().item(), active)
 
 
 def encode(anchors, noise, solver, own=None, log_weights=None):
     own = torch.arange(len(anchors)) if own is None else own
     log_weights = uniform(anchors) if log_weights is None else log_weights
-    lams = solver.inverse_lams(zones_of(anchors, log_weights > -math.inf), own)
-    return integrate(noise, lams[:-1], lams[-1], anchors, log_weights, own=own, order=solver.order, settled=solver.settled).state
+    fixed, active = anchors.detach(), log_weights.detach() > -math.inf
+    course = solver.inverse_course(nearest(fixed, own, active), spread(fixed[active]))
+    z = integrate(noise, course, anchors, log_weights, own=own).state
+    return z + course.end_weight * (log_weights.exp() @ anchors - anchors[own])
+
+
+def begin(anchors, z, log_weights, lam):
+    "State at λ by slope and curvature at 0, and the slopes at 0 and -λ."
+    mean = log_weights.exp() @ anchors
+    bend = z @ ((anchors - mean).T * log_weights.exp()) @ (anchors - mean)
+    return z + lam * mean + lam**2 / 2 * bend, torch.stack([mean.expand_as(z), mean - lam * bend])
+
+
+def flow_along(course, anchors, z, log_weights, **options):
+    "The forward flow of a solver that knows its start."
+    y, past = begin(anchors, z, log_weights, course.lams[0])
+    return integrate(y, course, anchors, log_weights, past=past, **options)
+
+
+def decode(anchors, z, solver):
+    course = solver.forward_course(nearest(anchors).min().item(), spread(anchors))
+    if solver.knows_start: return flow_along(course, anchors, z, uniform(anchors)).top
+    return torch.cdist(integrate(z, course, anchors, uniform(anchors)).slope, anchors).argmin(1)
 
 
 def relative(x, truth):
@@ -85,10 +108,9 @@ def test_euler_is_the_published_inverse_flow(steps, gap, switched_off):
 def test_euler_is_the_published_forward_flow_up_to_the_anchors(steps):
     anchors, z, log_weights = randn(5, 3, seed=3), randn(6, 3, seed=4), log_shares(5, 5)
     expected = published_euler(z, [k / steps for k in range(steps + 1)], anchors, log_weights)
-    lams, stop = Euler(steps).forward_lams(zones_of(anchors))
-    assert stop is None and len(lams) == steps
-    way = integrate(z, lams, stop, anchors, log_weights)
-    torch.testing.assert_close(way.slope, expected, rtol=1e-9, atol=1e-9)
+    course = Euler(steps).forward_course(0.0, spread(anchors))
+    assert len(course.lams) == steps and len(course.weights) == steps - 1
+    torch.testing.assert_close(integrate(z, course, anchors, log_weights).slope, expected, rtol=1e-9, atol=1e-9)
 
 
 # -- closed forms -------------------------------------------------------------------------------
@@ -118,10 +140,12 @@ def test_on_a_line_every_point_keeps_its_quantile(line):
 @quick
 @given(seeds, st.integers(1, 20), st.sampled_from([Euler, Adams]))
 def test_one_anchor_owns_the_whole_gaussian(seed, steps, kind):
-    anchors, noise, alone = randn(1, 4, seed=seed), randn(5, 4, seed=seed + 1), torch.zeros(5, dtype=torch.long)
-    torch.testing.assert_close(encode(anchors, noise, kind(steps), alone), noise)
-    lams, stop = kind(steps).forward_lams(zones_of(anchors))
-    torch.testing.assert_close(integrate(noise, lams, stop, anchors, uniform(anchors), order=kind(steps).order).slope, anchors.expand(5, 4))
+    anchors, noise, alone, solver = randn(1, 4, seed=seed), randn(5, 4, seed=seed + 1), torch.zeros(5, dtype=torch.long), kind(steps)
+    torch.testing.assert_close(encode(anchors, noise, solver, alone), noise)
+    course = solver.forward_course(math.inf if solver.knows_start else 0.0, 0.0)
+    way = flow_along(course, anchors, noise, uniform(anchors)) if solver.knows_start else integrate(noise, course, anchors, uniform(anchors))
+    torch.testing.assert_close(way.slope, anchors.expand(5, 4))
+    assert not way.top.any()
 
 
 def test_opposite_halves_at_two_anchors():
@@ -140,42 +164,29 @@ def slope_between(error, few, many):
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_order_of_the_inverse_flow(order):
     anchors, noise = randn(12, 3, seed=7), randn(12, 3, seed=8)
-    window = 14 / nearest_distances(anchors).min().item()  # wide enough that the state is at rest where it begins
+    window = 14 / nearest(anchors).min().item()  # wide enough that the state is at rest where it begins
     truth = encode(anchors, noise, Adams(6000, window=window))
-
-    def error(steps):
-        return relative(encode(anchors, noise, Adams(steps, order, window=window)), truth)
-
-    assert order - 0.25 < slope_between(error, 200, 800) < order + 0.25
+    assert order - 0.25 < slope_between(lambda steps: relative(encode(anchors, noise, Adams(steps, order, window=window)), truth), 200, 800) < order + 0.25
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [1, 2, 3])
 def test_order_of_the_forward_flow(order):
-    anchors, z, nodes = randn(12, 3, seed=9), randn(12, 3, seed=10), lambda steps: time_nodes(1 / 2, steps)
+    "The known start keeps the third order third: an Euler step to begin with would leave an error of second order."
+    anchors, z, log_weights = randn(12, 3, seed=9), randn(12, 3, seed=10), log_shares(12, 11)
 
     def follow(steps, order):
-        return integrate(z, nodes(steps)[:-1], nodes(steps)[-1], anchors, uniform(anchors), order=order).state
+        return flow_along(Adams(steps, order, window=2.0).forward_course(1.0, spread(anchors)), anchors, z, log_weights).state
 
     truth = follow(6000, 3)
     assert order - 0.25 < slope_between(lambda steps: relative(follow(steps, order), truth), 100, 400) < order + 0.25
 
 
-def test_third_order_forwards_is_no_worse_than_second():
-    "Its start-up steps keep it from order 3, but must not make it worse than order 2."
-    anchors, z = randn(12, 3, seed=9), randn(12, 3, seed=10)
-    follow = lambda steps, order: integrate(z, time_nodes(0.5, steps)[:-1], 2.0, anchors, uniform(anchors), order=order).state
-    truth = follow(6000, 3)
-    assert relative(follow(200, 3), truth) < relative(follow(200, 2), truth)
-
-
 def test_there_and_back():
     anchors, z = randn(8, 3, seed=11), randn(50, 3, seed=12)
-    lams = time_nodes(1 / 15, 2000)
-    y = integrate(z, lams[:-1], lams[-1], anchors, uniform(anchors), order=2).state
-    own = posterior_logits(y, lams[-1], anchors, uniform(anchors)).argmax(1)
-    back = lams.flip(0)
-    way = integrate(y - lams[-1] * anchors[own], back[:-1], back[-1], anchors, uniform(anchors), own=own, order=2)
-    torch.testing.assert_close(way.state, z, rtol=0, atol=1e-4)
+    solver = Adams(1000, window=15.0)
+    way = flow_along(solver.forward_course(1.0, spread(anchors)), anchors, z, uniform(anchors))
+    back = encode(anchors, way.state - 15 * anchors[way.top], solver, way.top)
+    torch.testing.assert_close(back, z, rtol=0, atol=1e-4)
 
 
 # -- frames and precision -----------------------------------------------------------------------
@@ -187,6 +198,14 @@ def test_a_shift_of_all_anchors_changes_no_latent(seed, solver):
 
 
 @quick
+@given(seeds, st.floats(1e-4, 1e4), st.sampled_from([1, 2, 3]))
+def test_the_size_of_the_anchors_changes_no_latent_and_no_zone(seed, scale, order):
+    anchors, noise, solver = randn(8, 3, seed=seed), randn(8, 3, seed=seed + 1), Adams(6, order)
+    torch.testing.assert_close(encode(scale * anchors, noise, solver), encode(anchors, noise, solver), rtol=1e-6, atol=1e-6)
+    assert torch.equal(decode(scale * anchors, noise, solver), decode(anchors, noise, solver))
+
+
+@quick
 @given(seeds, st.floats(0, 50))
 def test_logits_from_the_own_anchor_are_the_same_probabilities(seed, lam):
     anchors, noise, log_weights, own = randn(6, 3, seed=seed), randn(9, 3, seed=seed + 1), log_shares(6, seed), torch.arange(9) % 6
@@ -195,11 +214,28 @@ def test_logits_from_the_own_anchor_are_the_same_probabilities(seed, lam):
     torch.testing.assert_close(own_anchor.log_softmax(1), origin.log_softmax(1), rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("block", [1, 4, 100])
-def test_half_square_distances(block):
-    anchors, own = randn(7, 3, seed=13), torch.tensor([6, 0, 0, 3, 2, 5])
-    expected = (anchors[own][:, None] - anchors).square().sum(2) / 2
-    torch.testing.assert_close(half_square_distances(anchors, own, block), expected)
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_half_square_distances(exact, dtype):
+    anchors, own = randn(7, 3, seed=13, dtype=dtype), torch.tensor([6, 0, 0, 3, 2, 5])
+    found = half_square_distances(anchors, own, exact)
+    assert found.dtype == dtype and (found >= 0).all() and not found[torch.arange(6), own].any()
+    torch.testing.assert_close(found.double(), (anchors[own][:, None].double() - anchors.double()).square().sum(2) / 2, rtol=2e-7, atol=1e-14)
+
+
+def test_exact_distances_tell_anchors_that_nearly_coincide():
+    base, aside = 1e3 + randn(1, 3, seed=44), randn(1, 3, seed=45)
+    anchors = torch.cat([base, base + 1e-7 * aside])
+    right = ((anchors[1] - anchors[0]).square().sum() / 2).item()
+    assert half_square_distances(anchors, torch.arange(2), True)[0, 1].item() == pytest.approx(right, rel=1e-12, abs=0)
+    assert half_square_distances(anchors, torch.arange(2))[0, 1].item() != pytest.approx(right, rel=0.1, abs=0)  # what the option is for
+
+
+def test_no_distance_is_negative_and_none_to_itself_above_zero():
+    "Far from the origin, among neighbours that rounding cannot tell apart."
+    anchors = 1e3 + 1e-7 * randn(100, 20, seed=78)
+    found = half_square_distances(anchors, torch.arange(100))
+    assert (found >= 0).all() and not found.diagonal().any()
 
 
 def with_gradient(anchors, noise, solver):
@@ -216,49 +252,176 @@ def test_float32_keeps_its_digits_where_the_posterior_is_one_hot(solver):
     assert relative(single[0], double[0]) < 1e-5 and relative(single[1], double[1]) < 2e-5
 
 
+def twins(distance):
+    base, aside = randn(32, 16, seed=17), torch.nn.functional.normalize(randn(32, 16, seed=18))
+    return torch.cat([base, base + distance * aside]).float(), randn(64, 16, seed=19).float()
+
+
 @pytest.mark.parametrize("solver", [Euler(20), Adams(10), Adams(100)])
 @pytest.mark.parametrize("distance", [1e-2, 1e-3, 1e-4])
 def test_float32_tells_twins_apart(solver, distance):
-    base, aside = randn(32, 16, seed=17), torch.nn.functional.normalize(randn(32, 16, seed=18))
-    anchors, noise = torch.cat([base, base + distance * aside]).float(), randn(64, 16, seed=19).float()
+    anchors, noise = twins(distance)
     single, double = encode(anchors, noise, solver), encode(anchors.double(), noise.double(), solver)
     assert ((single - double).norm(dim=1) / double.norm(dim=1)).max() < 0.01
 
 
+@pytest.mark.parametrize("solver", [Euler(20), Adams(10)])
+@pytest.mark.parametrize("distance, most", [(1e-2, 1e-3), (1e-3, 1e-2)])
+def test_float32_gradient_at_twins(solver, distance, most):
+    "Held by rows of derivatives that add up to exactly 0; without that the error is a hundred times larger."
+    anchors, noise = twins(distance)
+    assert relative(with_gradient(anchors, noise, solver)[1], with_gradient(anchors.double(), noise.double(), solver)[1]) < most
+
+
 def test_nothing_moves_where_the_posterior_is_one_hot():
     anchors, noise = randn(8, 4, seed=20, dtype=torch.float32).requires_grad_(), randn(8, 4, seed=21, dtype=torch.float32)
-    state = integrate(noise, [1e5, 1e4], 1e3, anchors, uniform(anchors), own=torch.arange(8)).state
+    state = integrate(noise, plan_course([1e5, 1e4], 1e3), anchors, uniform(anchors), own=torch.arange(8)).state
     (gradient,) = torch.autograd.grad(state.square().sum(), anchors)
     assert torch.equal(state, noise) and not gradient.any()
 
 
 def test_an_anchor_switched_off_is_not_there():
     anchors, noise, own = randn(6, 3, seed=22).requires_grad_(), randn(5, 3, seed=23), torch.tensor([0, 1, 2, 4, 5])
-    log_weights = uniform(anchors).index_fill(0, torch.tensor([3]), -math.inf)
+    log_weights = torch.full((6,), -math.log(5), dtype=torch.float64).index_fill(0, torch.tensor([3]), -math.inf)
     z = encode(anchors, noise, Adams(9), own, log_weights)
     torch.testing.assert_close(z, encode(anchors[own], noise, Adams(9)))
     (gradient,) = torch.autograd.grad(z.sum(), anchors)
     assert gradient.isfinite().all() and not gradient[3].any()
 
 
+# -- the engine is the formula ------------------------------------------------------------------
+def plain(state, course, anchors, log_weights, own=None, past=(), target=None):
+    "The course in positions y, by plain autograd: last state, last slope, log-probabilities."
+    slopes, log_probs, home = [*past], [], 0.0 if own is None else anchors[own]
+    for k, lam in enumerate(course.lams):
+        y = state + lam * home
+        logits = lam * (y @ anchors.T) - lam**2 / 2 * anchors.square().sum(1) + log_weights
+        if target is not None: log_probs.append(logits.log_softmax(1)[torch.arange(len(state)), target])
+        slopes.insert(0, logits.softmax(1) @ anchors - home)
+        if k < len(course.weights): state = state + sum(w * slope for w, slope in zip(course.weights[k], slopes))
+    return state, slopes[0], torch.stack(log_probs) if log_probs else None
+
+
+def columns(m, seed, r=4):
+    "λ `[m,1]` from 3 or so down to 0 for each sample, and a course over them with a past at rest."
+    far = 2 + torch.rand(m, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    nodes = [far * (1 - k / r) ** 1.5 for k in range(r + 1)]
+    return plan_course(nodes[:-1], nodes[-1], 3, before=[1.5 * far, 2 * far])
+
+
+NUMBERS = plan_course([0.3, 0.7, 1.2, 1.9], 2.2, 3, before=[0.0, -0.3])
+NO_LAST_STEP = plan_course([0.3, 0.7, 1.2], None, 2, before=[0.0])
+CASES = [("own", columns(9, 46), 0), ("own", NUMBERS, 2), ("free", NUMBERS, 2), ("free", columns(9, 47), 0), ("own", NO_LAST_STEP, 1), ("free", NO_LAST_STEP, 0),
+         ("free", plan_course([0.5], None), 0), ("own", plan_course([0.5], 0.0), 0)]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["state", "slope", "log_prob", "all"])
+@pytest.mark.parametrize("frame, course, p", CASES)
+def test_values_and_gradients_are_those_of_plain_autograd(frame, course, p, part):
+    "For each result alone, and for all together."
+    anchors, state, log_weights = randn(7, 3, seed=48).requires_grad_(), randn(9, 3, seed=49).requires_grad_(), log_shares(7, 50).requires_grad_()
+    own, target, past = None if frame == "free" else torch.arange(9) % 7, torch.arange(9).flip(0) % 7, randn(p, 9, 3, seed=51).requires_grad_()
+    way = integrate(state, course, anchors, log_weights, own=own, past=past if p else None, target=target)
+    expected = plain(state, course, anchors, log_weights, own, past, target)
+    for got, wanted in zip((way.state, way.slope, way.log_prob), expected):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+    names = ("state", "slope", "log_prob") if part == "all" else (part,)
+    leaves = (anchors, state, log_weights) + ((past,) if p else ())
+
+    def pulled(results):
+        scalar = sum((x * randn(*x.shape, seed=52)).sum() for name, x in zip(("state", "slope", "log_prob"), results) if name in names)
+        return torch.autograd.grad(scalar, leaves, allow_unused=True, materialize_grads=True)
+
+    for got, wanted in zip(pulled((way.state, way.slope, way.log_prob)), pulled(expected)):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_of_each_sample_are_those_of_its_row():
+    anchors, noise, own, course = randn(5, 3, seed=53).requires_grad_(), randn(4, 3, seed=54), torch.tensor([3, 0, 4, 1]), columns(4, 55)
+    rows = torch.stack([log_shares(5, seed) for seed in range(4)])
+    way, expected = integrate(noise, course, anchors, rows, own=own).state, plain(noise, course, anchors, rows, own)[0]
+    torch.testing.assert_close(way, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(*(torch.autograd.grad(x.square().sum(), anchors)[0] for x in (way, expected)), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 4, 13, 100])
+def test_blocks_of_any_size_give_the_same(size):
+    anchors, noise, own, course, log_weights = randn(7, 3, seed=56).requires_grad_(), randn(13, 3, seed=57), torch.arange(13) % 7, columns(13, 58), log_shares(7, 59)
+
+    def block(rows):
+        part = Course([lam[rows] for lam in course.lams], [[w[rows] for w in row] for row in course.weights])
+        return integrate(noise[rows], part, anchors, log_weights, own=own[rows]).state
+
+    whole = integrate(noise, course, anchors, log_weights, own=own).state
+    parts = torch.cat([block(rows) for rows in torch.arange(13).split(size)])
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(x.sin().sum(), anchors)[0] for x in (parts, whole)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("n, calls", [(6, 1), (60, 2)])
+def test_distances_are_kept_while_small_and_computed_again_when_large(n, calls):
+    "With 4 evaluations in 2 dimensions, small means n ≤ 8. Either way the gradient is that of plain autograd."
+    anchors, noise, own, course, log_weights = randn(n, 2, seed=60).requires_grad_(), randn(6, 2, seed=61), torch.arange(6), columns(6, 62), log_shares(n, 63)
+    asked = []
+
+    def distances():
+        asked.append(1)
+        return half_square_distances(anchors.detach(), own)
+
+    way = integrate(noise, course, anchors, log_weights, own=own, distances=distances).state
+    expected = plain(noise, course, anchors, log_weights, own)[0]
+    torch.testing.assert_close(*(torch.autograd.grad(x.sin().sum(), anchors)[0] for x in (way, expected)), rtol=1e-10, atol=1e-10)
+    assert len(asked) == calls
+
+
+def test_distances_that_are_given_are_not_computed():
+    anchors, noise, own, course = randn(6, 2, seed=60), randn(6, 2, seed=61), torch.arange(6), columns(6, 62)
+    squares = half_square_distances(anchors, own)
+    given_them = integrate(noise, course, anchors, uniform(anchors), own=own, half_squares=squares, distances=lambda: pytest.fail("asked for")).state
+    assert torch.equal(given_them, integrate(noise, course, anchors, uniform(anchors), own=own).state)
+
+
+@pytest.mark.parametrize("frame", ["own", "free"])
+def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(frame):
+    "States and slopes, and a few more numbers for each sample and dimension."
+    n, q, r = 200, 4, 5
+    anchors, noise, kept = randn(n, q, seed=64).requires_grad_(), randn(n, q, seed=65), {}
+
+    def pack(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        way = integrate(noise, columns(n, 66, r), anchors, uniform(anchors), own=torch.arange(n) if frame == "own" else None, target=torch.arange(n))
+        loss = way.state.sum() + way.log_prob.sum()
+    assert 8 * n * q * 2 * r <= sum(kept.values()) <= 8 * n * q * (2 * r + 4)
+    loss.backward()
+    assert anchors.grad.isfinite().all()
+
+
 # -- gradients ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("solver", [Euler(1), Euler(5, 1e-3), *(Adams(5, order, window=6.0) for order in (1, 2, 3)), Adams(1, window=3.0)])
+@pytest.mark.parametrize("solver", [Euler(1), Euler(5, 1e-3), *(Adams(5, order, window=6.0, unit=0.3) for order in (1, 2, 3)), Adams(1, window=3.0, unit=1.0)])
 def test_gradient_of_the_inverse_flow(solver):
     anchors, noise = randn(4, 2, seed=24).requires_grad_(), randn(5, 2, seed=25).requires_grad_()
-    own, log_weights = torch.tensor([0, 1, 2, 3, 1]), log_shares(4, 26)
-    assert torch.autograd.gradcheck(lambda a, u: encode(a, u, solver, own, log_weights), (anchors, noise))
+    own, log_weights = torch.tensor([0, 1, 2, 3, 1]), log_shares(4, 26).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, u, w: encode(a, u, solver, own, w), (anchors, noise, log_weights))
 
 
-@pytest.mark.parametrize("solver", [Euler(5), Adams(5, window=4.0)])
+@pytest.mark.parametrize("solver", [Euler(5), Adams(5, window=4.0, unit=0.3)])
 def test_gradient_of_the_forward_flow_and_its_log_probabilities(solver):
-    anchors, z = randn(4, 2, seed=27).requires_grad_(), randn(5, 2, seed=28).requires_grad_()
+    anchors, z, log_weights = randn(4, 2, seed=27).requires_grad_(), randn(5, 2, seed=28).requires_grad_(), log_shares(4, 29).requires_grad_()
+    walk = flow_along if solver.knows_start else lambda course, anchors, z, *rest, **options: integrate(z, course, anchors, *rest, **options)
 
-    def watched(anchors, z):
-        lams, stop = solver.forward_lams(zones_of(anchors))
-        way = integrate(z, lams, stop, anchors, uniform(anchors), target=torch.arange(5) % 4, order=solver.order)
+    def watched(anchors, z, log_weights):
+        way = walk(solver.forward_course(1.0, 1.0), anchors, z, log_weights, target=torch.arange(5) % 4)
         return way.log_prob, way.state, way.slope
 
-    assert torch.autograd.gradcheck(watched, (anchors, z))
+    assert torch.autograd.gradcheck(watched, (anchors, z, log_weights))
+
+
+def test_gradient_of_past_slopes():
+    anchors, z, past = randn(4, 2, seed=67).requires_grad_(), randn(5, 2, seed=68).requires_grad_(), randn(2, 5, 2, seed=69).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, z, p: integrate(z, NUMBERS, a, uniform(a), past=p).state, (anchors, z, past))
 
 
 def test_gradient_at_twins_is_finite():
@@ -268,41 +431,65 @@ def test_gradient_at_twins_is_finite():
         assert gradient.isfinite().all()
 
 
+def test_a_second_derivative_is_refused_and_not_wrong():
+    anchors = randn(4, 2, seed=70).requires_grad_()
+    state = integrate(randn(4, 2, seed=71), NUMBERS, anchors, uniform(anchors)).state
+    (gradient,) = torch.autograd.grad(state.square().sum(), anchors, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"): gradient.sum().backward()
+
+
 # -- weights of the steps -----------------------------------------------------------------------
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(0.05, 3), min_size=2, max_size=4), st.floats(-20, 20), st.sampled_from([-1, 1]))
-def test_adams_weights_integrate_polynomials_exactly(widths, start, direction):
+@given(st.lists(st.floats(0.05, 3), min_size=2, max_size=4), st.floats(-20, 20), st.sampled_from([-1, 1]), st.booleans())
+def test_adams_weights_integrate_polynomials_exactly(widths, start, direction, at_end):
+    "With all nodes behind the step, and with one of them at its end."
     places = [start]
-    for width in widths[:-1]: places.append(places[-1] + direction * width)
-    stop, lams = places[-1] + direction * widths[-1], places[::-1][:3]
-    weights = adams_weights(lams, stop)
-    assert len(weights) == len(lams)
-    for power in range(len(lams)):  # around the current node, where the numbers are small
-        total = sum(w * (lam - lams[0]) ** power for w, lam in zip(weights, lams))
-        scale = sum(abs(w * (lam - lams[0]) ** power) for w, lam in zip(weights, lams))
-        assert math.isclose(total, (stop - lams[0]) ** (power + 1) / (power + 1), rel_tol=1e-9, abs_tol=1e-9 * scale)
+    for width in widths: places.append(places[-1] + direction * width)
+    *behind, begin, stop = places
+    nodes = [stop, begin, *behind[::-1]][0 if at_end else 1:][:3]
+    weights = adams_weights(nodes, begin, stop)
+    assert len(weights) == len(nodes)
+    for power in range(len(nodes)):  # around the current node, where the numbers are small
+        total = sum(w * (lam - begin) ** power for w, lam in zip(weights, nodes))
+        scale = sum(abs(w * (lam - begin) ** power) for w, lam in zip(weights, nodes))
+        assert math.isclose(total, (stop - begin) ** (power + 1) / (power + 1), rel_tol=1e-9, abs_tol=1e-9 * scale)
 
 
 def test_adams_weights_by_columns():
     "Tensors of nodes, one for each sample, give what each sample's numbers give."
     rows = torch.tensor([[4.0, 3.0, 1.0, 6.0], [1.0, 2.0, 4.0, 0.5]], dtype=torch.float64)
-    columns = adams_weights([rows[:, :1], rows[:, 1:2], rows[:, 2:3]], rows[:, 3:])
+    columns = adams_weights([rows[:, :1], rows[:, 1:2], rows[:, 2:3]], rows[:, :1], rows[:, 3:])
     for i, row in enumerate(rows.tolist()):
-        assert [w[i].item() for w in columns] == pytest.approx(adams_weights(row[:3], row[3]))
+        assert [w[i].item() for w in columns] == pytest.approx(adams_weights(row[:3], row[0], row[3]))
 
 
-@pytest.mark.parametrize("lams", [[], [4, 3, 2, 1]])
-def test_adams_weights_for_too_few_or_many_nodes(lams):
-    with pytest.raises(ValueError, match=f"lams: got {len(lams)} nodes"): adams_weights(lams, 5)
+@pytest.mark.parametrize("nodes", [[], [4, 3, 2, 1]])
+def test_adams_weights_for_too_few_or_many_nodes(nodes):
+    with pytest.raises(ValueError, match=f"nodes: got {len(nodes)} of them"): adams_weights(nodes, 4, 5)
+
+
+def test_course_with_known_ends():
+    course = plan_course([4.0, 2.0], 0.0, 3, before=[5.0, 6.0], known_end=True)
+    assert course.lams == [4.0, 2.0]
+    assert course.weights[0] == adams_weights([4.0, 5.0, 6.0], 4.0, 2.0)
+    assert [course.end_weight, *course.weights[1]] == adams_weights([0.0, 2.0, 4.0], 2.0, 0.0)
+    assert plan_course([4.0, 2.0], 0.0, 1, known_end=True).end_weight == 0  # Euler's step looks at its beginning only
+
+
+def test_long_steps_forget():
+    rows = plan_course([1.0, 2.0, 3.5, 5.1], None, 3, before=[0.0, -1.0], growth=1.5).weights
+    assert [len(row) for row in rows] == [3, 3, 3]
+    rows = plan_course([1.0, 2.0, 3.6, 5.0], None, 3, before=[0.0, -1.0], growth=1.5).weights
+    assert [len(row) for row in rows] == [3, 1, 2] and rows[1] == [pytest.approx(1.6)]  # Euler, and then two slopes to go on
 
 
 # -- nodes --------------------------------------------------------------------------------------
 @quick
-@given(st.floats(1e-6, 100), st.integers(1, 30))
-def test_time_nodes_are_even_in_time_and_end_where_they_should(gap, steps):
-    lams = time_nodes(gap, steps)
+@given(st.floats(1e-6, 100), st.integers(1, 30), st.floats(1e-3, 1e3))
+def test_time_nodes_are_even_in_the_time_of_their_unit_and_end_where_they_should(gap, steps, unit):
+    lams = time_nodes(gap, steps, unit)
     assert lams.shape == (steps + 1,) and lams[0] == 0 and lams[-1].item() == pytest.approx(1 / gap)
-    torch.testing.assert_close(time_from_lam(lams), torch.linspace(0, 1 / (1 + gap), steps + 1, dtype=torch.float64))
+    torch.testing.assert_close(time_from_lam(lams * unit), torch.linspace(0, unit / (unit + gap), steps + 1, dtype=torch.float64))
 
 
 def test_time_nodes_all_the_way():
@@ -314,63 +501,38 @@ def test_time_nodes_all_the_way():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_time_nodes_by_columns(dtype):
     gaps = torch.tensor([[0.5], [0.0], [1e-4]], dtype=dtype)
-    lams = time_nodes(gaps, 4)
+    lams = time_nodes(gaps, 4, 0.2)
     assert lams.shape == (5, 3, 1) and lams.dtype == dtype
     for i, gap in enumerate(gaps[:, 0].tolist()):
-        torch.testing.assert_close(lams[:, i, 0], time_nodes(gap, 4).to(dtype), rtol=1e-5, atol=0)
+        torch.testing.assert_close(lams[:, i, 0], time_nodes(gap, 4, 0.2).to(dtype), rtol=1e-5, atol=0)
 
 
 # -- distances ----------------------------------------------------------------------------------
-def brute_force_distances(anchors, active):
-    def distance(i, l): return math.dist(anchors[i].tolist(), anchors[l].tolist())
-    others = [l for l in range(len(anchors)) if active[l]]
-    return [min((d for l in others if (d := distance(i, l)) > 1e-5), default=math.inf) if active[i] else math.inf for i in range(len(anchors))]
-
-
 @quick
-@given(seeds, st.integers(1, 12), st.sampled_from([1, 3, 2048]))
-def test_nearest_distances_with_copies_and_inactive_anchors(seed, n, block):
+@given(seeds, st.integers(1, 12))
+def test_nearest_distances_with_copies_and_inactive_anchors(seed, n):
     generator = torch.Generator().manual_seed(seed)
     anchors = randn(n, 3, seed=seed)[torch.randint(n, (n,), generator=generator)]  # some repeated
-    active = torch.rand(n, generator=generator) < 0.7
-    active[0] = True
-    assert nearest_distances(anchors, active, block).tolist() == pytest.approx(brute_force_distances(anchors, active.tolist()))
-    assert nearest_distances(anchors, None, block).tolist() == pytest.approx(brute_force_distances(anchors, [True] * n))
-
-
-@pytest.mark.parametrize("dtype, shift", [(torch.float32, 1e3), (torch.float64, 1e6)])
-def test_nearest_distances_far_from_the_origin(dtype, shift):
-    anchors = torch.tensor([[0.0, 0.0], [0.25, 0.0], [1.0, 0.0]], dtype=dtype) + shift
-    found = nearest_distances(anchors.requires_grad_())
-    assert found.dtype == dtype and not found.requires_grad
-    assert found.tolist() == pytest.approx([0.25, 0.25, 0.75])
+    active, own = torch.rand(n, generator=generator) < 0.7, torch.randint(n, (5,), generator=generator)
+    squares = half_square_distances(anchors, own, exact=True)
+    for switch in (None, active) if active.any() else (None,):
+        others = [l for l in range(n) if switch is None or switch[l]]
+        expected = [min((d for l in others if (d := math.dist(anchors[i], anchors[l])) > 1e-5), default=math.inf) for i in own]
+        assert nearest_distances(squares, 1e-5, switch).tolist() == pytest.approx(expected)
 
 
 def test_copies_up_to_rounding_are_copies():
     anchors = randn(40, 8, seed=44)
     copies = torch.cat([anchors, anchors * (1 + 1e-8), anchors.float().double()])
-    torch.testing.assert_close(nearest_distances(copies), nearest_distances(anchors).repeat(3), rtol=1e-5, atol=0)
-
-
-def test_nearest_distances_keeps_one_block_at_a_time(monkeypatch):
-    cdist, alive = torch.cdist, []
-
-    def watched(rows, columns):
-        assert len(rows) <= 5 and not any(ref() is not None for ref in alive[:-1])
-        result = cdist(rows, columns)
-        alive.append(weakref.ref(result))
-        return result
-
-    monkeypatch.setattr(flow.torch, "cdist", watched)
-    nearest_distances(randn(23, 2, seed=32), block=5)
-    assert len(alive) == 5
+    squares = half_square_distances(copies, torch.arange(120), exact=True)
+    torch.testing.assert_close(nearest_distances(squares, 1e-5), nearest(anchors).repeat(3), rtol=1e-5, atol=0)
 
 
 # -- integrate ----------------------------------------------------------------------------------
 def test_what_integrate_saw():
     anchors, z, log_weights, target = randn(4, 2, seed=33), randn(6, 2, seed=34), log_shares(4, 35), torch.tensor([0, 1, 2, 3, 3, 0])
     lams = [0.0, 0.5, 1.25]
-    way = integrate(z, lams, 2.0, anchors, log_weights, target=target, keep=True)
+    way = integrate(z, plan_course(lams, 2.0), anchors, log_weights, target=target, keep=True)
     states, log_probs = [z], []
     for lam, after in zip(lams, [*lams[1:], 2.0]):
         prob = posterior_logits(states[-1], lam, anchors, log_weights).softmax(1)
@@ -381,48 +543,84 @@ def test_what_integrate_saw():
     torch.testing.assert_close(way.states, torch.stack(states[:-1]))
     torch.testing.assert_close(way.state, states[-1])
     torch.testing.assert_close(way.slope, posterior_mean(states[-2], 1.25, anchors, log_weights))
+    assert torch.equal(way.top, prob.argmax(1))
 
 
 def test_integrate_without_extras_or_a_last_step():
-    anchors, z = randn(4, 2, seed=36), randn(6, 2, seed=37)
-    way = integrate(z, [0.0], None, anchors, uniform(anchors), order=3)
+    anchors, z = randn(4, 2, seed=36).requires_grad_(), randn(6, 2, seed=37)
+    way = integrate(z, plan_course([0.0], None, 3), anchors, uniform(anchors))
     assert torch.equal(way.state, z) and way.log_prob is None and way.states is None
     torch.testing.assert_close(way.slope, anchors.mean(0).expand(6, 2))
-    with_past = integrate(z, [2.0], None, anchors, uniform(anchors), own=torch.arange(6) % 4, order=3, settled=True)
-    assert torch.equal(with_past.state, z)
+
+
+def test_what_carries_no_gradient_says_so():
+    anchors = randn(4, 2, seed=36).requires_grad_()
+    way = integrate(randn(6, 2, seed=37), NUMBERS, anchors, uniform(anchors), keep=True)
+    assert way.state.requires_grad and way.slope.requires_grad and not way.top.requires_grad and not way.states.requires_grad
+
+
+def test_the_arguments_are_left_as_they_were():
+    anchors, state, past = randn(5, 2, seed=72).requires_grad_(), randn(6, 2, seed=73), randn(2, 6, 2, seed=74)
+    squares, log_weights, own = half_square_distances(anchors.detach(), torch.arange(6) % 5), log_shares(5, 75), torch.arange(6) % 5
+    given_them = (anchors.detach(), state, past, squares, log_weights)
+    before = [x.clone() for x in given_them]
+    way = integrate(state, NUMBERS, anchors, log_weights, own=own, half_squares=squares, past=past, target=own, keep=True)
+    (way.state.sum() + way.slope.sum() + way.log_prob.sum()).backward()
+    assert all(torch.equal(x, y) for x, y in zip(given_them, before))
 
 
 def test_log_probabilities_survive_where_probabilities_do_not():
     anchors = torch.tensor([[-50.0], [50.0]], requires_grad=True)
     z = torch.tensor([[-3.0], [3.0]])
-    way = integrate(z, [0.0, 1.0, 4.0], None, anchors, uniform(anchors), target=torch.tensor([1, 0]))
+    way = integrate(z, plan_course([0.0, 1.0, 4.0]), anchors, uniform(anchors), target=torch.tensor([1, 0]))
     (gradient,) = torch.autograd.grad(way.log_prob.sum(), anchors)
     assert way.log_prob.isfinite().all() and way.log_prob.min() < -200 and gradient.isfinite().all()
 
 
-def test_slope_subtracts_the_own_anchor():
-    anchors, logits, own = randn(4, 2, seed=38), randn(6, 4, seed=39), torch.tensor([0, 1, 2, 3, 3, 0])
-    torch.testing.assert_close(posterior_slope(logits, anchors, own), posterior_slope(logits, anchors, None) - anchors[own])
+# -- how much at a time -------------------------------------------------------------------------
+def test_block_size_shrinks_with_the_number_of_anchors():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    sizes = [block_size(n, cpu) for n in (1, 100, 10_000, 1_000_000)]
+    assert sizes == sorted(sizes, reverse=True) and min(sizes) >= 1 and block_size(10_000, gpu) >= block_size(10_000, cpu)
+
+
+def test_check_memory_refuses_what_does_not_fit_and_says_what_to_lower(monkeypatch):
+    monkeypatch.setattr(flow, "free_memory", lambda device: 10e9)
+    check_memory(torch.device("cpu"), {"fewer samples": 6e9, "fewer steps": 4e9})
+    with pytest.raises(MemoryError, match=r"this needs 11 GB and cpu has 10 GB left; fewer steps would lower it"):
+        check_memory(torch.device("cpu"), {"fewer samples": 5e9, "fewer steps": 6e9})
+
+
+def test_free_memory_is_something():
+    assert free_memory(torch.device("cpu")) > 1e6
 
 
 # -- solvers ------------------------------------------------------------------------------------
 def test_each_sample_has_its_own_window():
     anchors = torch.tensor([[0.0], [0.5], [4.5], [8.5]])
-    zones, solver = zones_of(anchors), Adams(3, reach=6.0)
-    lams = solver.inverse_lams(zones, torch.tensor([3, 0, 2]))
-    assert lams.shape == (4, 3, 1) and lams[0, :, 0].tolist() == pytest.approx([1.5, 12, 1.5]) and not lams[-1].any()
-    lams, stop = solver.forward_lams(zones)
-    assert len(lams) == 3 and lams[0] == 0 and stop.item() == pytest.approx(12)
-    lams, stop = Adams(3, window=7.0).forward_lams(zones)
-    assert stop.item() == pytest.approx(7)
-    assert Adams(3).inverse_lams(zones_of(anchors[:1]), torch.tensor([0]))[0].item() == 1  # alone
+    course = Adams(3, reach=6.0).inverse_course(nearest(anchors, torch.tensor([3, 0, 2])), 5.0)
+    assert len(course.lams) == len(course.weights) == 3 and course.lams[0].shape == (3, 1)
+    assert course.lams[0][:, 0].tolist() == pytest.approx([1.5, 12, 1.5])
+    course = Adams(3, reach=6.0).forward_course(nearest(anchors).min().item(), 5.0)
+    assert len(course.lams) == 3 and len(course.weights) == 2 and course.lams[-1] == pytest.approx(12)
+    assert Adams(3, window=7.0).forward_course(0.5, 5.0).lams[-1] == pytest.approx(7)
+    assert Adams(3).inverse_course(torch.tensor([math.inf]), 0.0).lams[0].item() == 1  # alone
 
 
-@pytest.mark.parametrize("order, share", [(1, 1), (2, 3 / 2), (3, 23 / 12)])
-def test_one_step_of_adams_remembers_the_state_at_rest(order, share):
+def test_the_forward_flow_of_adams_knows_two_slopes_before_its_first_evaluation():
+    course = Adams(8, 3, window=6.0, unit=0.3).forward_course(1.0, 1.0)
+    first, second = course.lams[:2]
+    assert course.lams == pytest.approx(time_nodes(1 / 6, 8, 0.3)[1:].tolist())
+    assert second - first < 1.5 * first and course.weights[0] == adams_weights([first, 0.0, -first], first, second)
+
+
+@pytest.mark.parametrize("order, end, here", [(1, 0, 1), (2, 1 / 2, 1 / 2), (3, 5 / 12, 8 / 12)])
+def test_one_step_of_adams_knows_both_ends(order, end, here):
+    "At rest before, the mean of all anchors as the slope of y at λ = 0: Adams–Moulton of one step."
     anchors, noise, own = randn(5, 3, seed=40), randn(5, 3, seed=41), torch.arange(5)
     slope = posterior_mean(noise + 2 * anchors, 2.0, anchors, uniform(anchors)) - anchors
-    torch.testing.assert_close(encode(anchors, noise, Adams(1, order, window=2.0), own), noise - 2 * share * slope)
+    expected = noise - 2 * (here * slope + end * (anchors.mean(0) - anchors))
+    torch.testing.assert_close(encode(anchors, noise, Adams(1, order, window=2.0), own), expected)
 
 
 def test_accuracy_of_few_evaluations():
@@ -432,8 +630,19 @@ def test_accuracy_of_few_evaluations():
     assert errors[0] < 1e-3 and errors[1] < 0.01 < errors[2] < 0.06
 
 
+@pytest.mark.parametrize("n, q", [(12, 2), (64, 2), (64, 4), (128, 8)])
+def test_in_a_crowd_no_more_latents_go_astray_than_with_euler(n, q):
+    anchors = randn(n, q, seed=76)
+    z = torch.cat([encode(anchors, randn(n, q, seed=seed), Adams(200, reach=12.0)) for seed in range(77, 77 + 512 // n)])
+    own = torch.arange(n).repeat(512 // n)
+    for steps in (10, 20):
+        euler, adams = ((decode(anchors, z, solver) != own).double().mean().item() for solver in (Euler(steps), Adams(steps)))
+        assert adams <= 0.75 * euler
+
+
 def test_make_solver():
-    assert make_solver("euler", 7, gap=1e-3) == Euler(7, 1e-3) and make_solver("adams", 7) == Adams(7, 3, 8.0, None)
+    assert make_solver("euler", 7, gap=1e-3) == Euler(7, 1e-3) and make_solver("adams", 7) == Adams(7, 3, 8.0, None, None)
+    assert make_solver("adams", 7, unit=0.5, window=3.0).nodes(torch.tensor(1.0), 99.0).tolist() == pytest.approx(time_nodes(1 / 3, 7, 0.5).tolist())
 
 
 @pytest.mark.parametrize("name, steps, options, message", [
@@ -456,6 +665,8 @@ def test_make_solver():
     ("adams", 10, {"reach": math.inf}, "reach: got inf, wanted a number above 0, finite"),
     ("adams", 10, {"window": 0}, "window: got 0"),
     ("adams", 10, {"window": "wide"}, "window: got 'wide'"),
+    ("adams", 10, {"unit": 0.0}, "unit: got 0.0"),
+    ("adams", 10, {"knows_start": False}, "adams: unknown option"),
 ])  # fmt: skip
 def test_make_solver_refuses(name, steps, options, message):
     with pytest.raises(ValueError, match=message): make_solver(name, steps, **options)

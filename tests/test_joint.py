@@ -29,8 +29,8 @@ def test_untrained_losses_are_those_of_guessing():
     values = losses(TINY, network, images, labels)
     # the decoder starts at 0, so the flow loss is the mean square of x1 - x0: that of the images plus 1
     assert float(values["flow"].detach()) == pytest.approx(float(images.square().mean()) + 1, rel=0.05)
-    # the prior alone gives log 10 from the first step that counts; the maximum over steps can only lower it
-    assert 0 < float(values["alignment"].detach()) < math.log(10) + 0.1
+    # at λ = 0 everybody has log 10; a first evaluation a quarter of the way on has moved that a little, up or down
+    assert math.log(10) / 2 < float(values["alignment"].detach()) < math.log(10) + 1
     assert torch.allclose(values["loss"], values["flow"] + values["alignment"])
 
 

@@ -120,6 +120,21 @@ def test_latent_depends_on_company_and_on_nothing_else(network, x):
     assert network.classify(one, among=mates).equal(network.classify(x)[:1])
 
 
+def test_among_ready_zones_batch_mates_play_no_part(network, x):
+    zones = network.zones_of("image", x[1:], batch=4)
+    assert torch.allclose(zones.anchors, network.embed("image", x[1:]), atol=1e-5)
+    one = network.latents("image", x[:1], alpha=0.0, among=zones)
+    assert torch.allclose(network.latents("image", x, alpha=0.0, among=zones)[:1], one, atol=1e-5)
+    assert torch.allclose(one, network.latents("image", x[:1], alpha=0.0, among=x[1:]), atol=1e-3)  # joining is being one more
+    assert torch.equal(network.classify(x, among=zones)[:1], network.classify(x[:1], among=zones))
+    assert network.reconstruct(x[:2], among=zones, generator=generator(), steps=2).shape == x[:2].shape
+
+
+def test_zones_of_refuses(network, x):
+    with pytest.raises(ValueError, match="batch: got 0"): network.zones_of("image", x, batch=0)
+    with pytest.raises(ValueError, match="image: got"): network.zones_of("image", x[:, :, 0])
+
+
 def test_one_sample_alone_warns_and_company_silences(network, x):
     with pytest.warns(UserWarning, match="image: a single sample owns the whole latent space"): z = network.latents("image", x[:1], alpha=0.0)
     assert not z.any()
