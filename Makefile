@@ -1,6 +1,6 @@
 # The commands of the workbench; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lab export book check clean
+.PHONY: help env demo test lab export book bench check clean
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -92,10 +92,14 @@ book: env ## run every notebook anew with its full settings and keep the outputs
 	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level ERROR $$page || exit 1; done
 	@$(MAKE) --no-print-directory export
 
+bench: env ## measure speed, memory and accuracy against the published solvers, keep the numbers (an hour; BENCH="speed --n 500" chooses)
+	@echo "== Measuring; leave the machine alone meanwhile"
+	@$(BIN)/python -m benchmarks $(or $(BENCH),all --save)
+
 check: env ## only the first stage of test, without running anything
 	@$(BIN)/python tools/check_notebooks.py
 
 clean: ## remove caches and builds (ALL=1: also the environment and all runs)
 	@echo "== Removing caches and builds$(if $(ALL), with $(VENV) and runs)"
 	@rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis nbs/sidebar.yml $(if $(ALL),$(VENV) runs)
-	@find lzn_nb nbs tests tools \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true
+	@find lzn_nb nbs tests tools benchmarks \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} + 2>/dev/null || true

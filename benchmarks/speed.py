@@ -1,0 +1,149 @@
+"""Time and memory of latents and alignment, forward and backward, against the matrix products in them and the published solver."""
+from collections.abc import Callable
+from statistics import mean, median
+
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.process import fresh, gauge, seconds, too_large
+from benchmarks.published import euler_alignment, euler_latents
+from lzn_nb.alignment import alignment_loss
+from lzn_nb.zones import LatentZones
+
+PARTS = ("encode", "alignment")
+CUTOFF = 0.2
+
+
+def inputs(n: int, q: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    "Anchors, latents or noise, and the weights of a random linear function, each `[n,q]` float32."
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(n, q, generator=generator).to(device) for _ in range(3))
+
+
+# -- what is measured ------------------------------------------------------------------------------
+
+def ours(part: str, n: int, q: int, steps: int, device: str) -> Callable:
+    "One forward and backward pass of the library, from the anchors on; it returns their gradient."
+    anchors, z, weight = inputs(n, q, device)
+    target = torch.arange(n, device=device)
+
+    def encode() -> Tensor:
+        x = anchors.clone().requires_grad_()
+        (LatentZones(x, steps=steps).encode(noise=z) * weight).sum().backward()
+        return x.grad
+
+    def alignment() -> Tensor:
+        x, points = anchors.clone().requires_grad_(), z.clone().requires_grad_()
+        alignment_loss(points, LatentZones(x, steps=steps), target, cutoff=CUTOFF).backward()
+        return x.grad
+
+    return {"encode": encode, "alignment": alignment}[part]
+
+
+def published(part: str, n: int, q: int, steps: int, device: str) -> Callable:
+    "The same with the published Euler, by way of all differences, each evaluation recomputed in the backward pass."
+    anchors, z, weight = inputs(n, q, device)
+    target = torch.arange(n, device=device)
+
+    def encode() -> Tensor:
+        x = anchors.clone().requires_grad_()
+        (euler_latents(x, None, z, steps) * weight).sum().backward()
+        return x.grad
+
+    def alignment() -> Tensor:
+        x, points = anchors.clone().requires_grad_(), z.clone().requires_grad_()
+        euler_alignment(points, x, target, steps, CUTOFF).backward()
+        return x.grad
+
+    return {"encode": encode, "alignment": alignment}[part]
+
+
+def bare(n: int, q: int, steps: int, device: str) -> Callable:
+    """The matrix products alone, into tensors that are there already: two for an evaluation, five for its way back.
+
+    Forward X Aᵀ and P A; backward X Aᵀ once more, G Aᵀ, D A, Pᵀ G and Dᵀ X, where P are probabilities and D derivatives
+    by the logits, `[n,n]`, X states and G derivatives by the slope, `[n,q]`.
+    """
+    a, x, g = inputs(n, q, device)
+    p, d = (torch.rand(n, n, device=device).div_(n) for _ in range(2))
+    square, long = torch.empty(n, n, device=device), torch.empty(n, q, device=device)
+
+    def products() -> None:
+        for _ in range(steps):
+            torch.mm(x, a.T, out=square)
+            torch.mm(p, a, out=long)
+        for _ in range(steps):
+            torch.mm(x, a.T, out=square)
+            torch.mm(g, a.T, out=square)
+            torch.mm(d, a, out=long)
+            torch.mm(p.T, g, out=long)
+            torch.mm(d.T, x, out=long)
+
+    return products
+
+
+def flops(n: int, q: int, steps: int) -> float:
+    "Floating-point operations of `bare`: 2 n² q for each of 7 products."
+    return 14 * n * n * q * steps
+
+
+def published_bytes(n: int, q: int, steps: int) -> float:
+    "About what the published solver needs at its peak: several tensors `[n,n,q]` and the probabilities of all steps."
+    return 4 * n * n * (4.2 * q + 2 * steps)
+
+
+# -- tasks for processes of their own --------------------------------------------------------------
+
+def in_turns(part: str, n: int, q: int, steps: int, pairs: int, device: str) -> dict:
+    "Bare products and ours in turns, so that both see the same state of the machine: lists of seconds, bare first and last."
+    products, work = bare(n, q, steps, device), ours(part, n, q, steps, device)
+    for _ in range(2): products(), work()
+    times = {"bare": [seconds(products, device)], "ours": []}
+    for _ in range(pairs):
+        times["ours"].append(seconds(work, device))
+        times["bare"].append(seconds(products, device))
+    return times
+
+
+def alone(whose: str, part: str, n: int, q: int, steps: int, device: str) -> dict:
+    "Seconds and peak memory of one call, `whose` being ours or published, after a small one to start the machinery."
+    make = {"ours": ours, "published": published}[whose]
+    why = too_large(published_bytes(n, q, steps), device) if whose == "published" else None
+    if why: return {"skipped": why}
+    make(part, 16, q, 2, device)()
+    return gauge(make(part, n, q, steps, device), device)
+
+
+# -- the table -------------------------------------------------------------------------------------
+
+def compare(times: dict) -> dict:
+    "Ratio of each of our times to the mean of the two bare ones around it: median and range."
+    around = [mean(pair) for pair in zip(times["bare"], times["bare"][1:])]
+    ratios = [mine / products for mine, products in zip(times["ours"], around)]
+    return {"ours_seconds": median(times["ours"]), "bare_seconds": median(times["bare"]),
+            "ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def measure_part(part: str, n: int, q: int, steps: int, pairs: int, device: str, baseline: bool, time_cap: float, tell: Callable) -> dict:
+    tell(f"speed: {part}, n = {n}, q = {q}: ours and the bare products in turns")
+    size = {"part": part, "n": n, "q": q, "steps": steps, "device": device}
+    times = fresh("benchmarks.speed:in_turns", pairs=pairs, **size)
+    if "skipped" in times: return times
+    row = {**compare(times), "times": times, "ours": fresh("benchmarks.speed:alone", whose="ours", **size)}
+    row["gflops_per_second"] = flops(n, q, steps) / row["bare_seconds"] / 1e9
+    if not baseline: return {**row, "published": {"skipped": "not asked for"}}
+    tell(f"speed: {part}, n = {n}, q = {q}: the published solver, once (n = 1000 takes minutes on a CPU)")
+    row["published"] = fresh("benchmarks.speed:alone", whose="published", time_cap=time_cap, **size)
+    if "skipped" not in row["published"]:
+        row["times_faster"] = row["published"]["seconds"] / row["ours_seconds"]
+        row["times_less_memory"] = row["published"]["peak_bytes"] / max(row["ours"]["peak_bytes"], 4096)
+    return row
+
+
+def measure(n: int = 1000, q: int = 200, steps: int = 20, pairs: int = 9, device: str = "cpu", baseline: bool = True,
+            time_cap: float = 1800, tell: Callable = lambda text: None) -> dict:
+    "The table `speed`, in float32, with all the threads PyTorch takes by itself."
+    rows = {part: measure_part(part, n, q, steps, pairs, device, baseline, time_cap, tell) for part in PARTS}
+    protocol = {"n": n, "q": q, "steps": steps, "pairs": pairs, "dtype": "float32", "device": device, "cutoff": CUTOFF}
+    return {"table": "speed", **machine.describe(device), "protocol": protocol, "rows": rows}
