@@ -9,7 +9,7 @@ __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'ti
            'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams',
            'make_solver']
 
-# %% ../nbs/00_flow.ipynb #e92a4340
+# %% ../nbs/00_flow.ipynb #97cbf31f
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# %% ../nbs/00_flow.ipynb #a417b0c5
+# %% ../nbs/00_flow.ipynb #de5cc634
 def posterior_logits(
     y: Tensor,                           # scaled positions `s/(1-t)`, `[m,q]`
     lam: float | Tensor,                 # λ = t/(1-t) ≥ 0: a number, or `[m,1]`, one per sample
@@ -33,12 +33,12 @@ def posterior_logits(
     if half_squares is None: half_squares = anchors.square().sum(1) / 2
     return torch.addmm(log_weights - lam**2 * half_squares, lam * y, anchors.T)
 
-# %% ../nbs/00_flow.ipynb #1592fbab
+# %% ../nbs/00_flow.ipynb #4d855a50
 def posterior_mean(y: Tensor, lam: float | Tensor, anchors: Tensor, log_weights: Tensor) -> Tensor:
     "Expected anchor given the position, `[m,q]`: softmax attention with query `λy` and keys = values = anchors [§2.2.1]."
     return posterior_logits(y, lam, anchors, log_weights).softmax(1) @ anchors
 
-# %% ../nbs/00_flow.ipynb #25adbb04
+# %% ../nbs/00_flow.ipynb #34a6a02b
 def lam_from_time(t: float | Tensor) -> float | Tensor:
     "λ = t/(1-t) for times `t` in [0, 1)."
     return t / (1 - t)
@@ -48,7 +48,7 @@ def time_from_lam(lam: float | Tensor) -> float | Tensor:
     "t = λ/(1+λ) for λ in [0, ∞)."
     return lam / (1 + lam)
 
-# %% ../nbs/00_flow.ipynb #d49c751d
+# %% ../nbs/00_flow.ipynb #d038a5c8
 def time_nodes(
     gap: float | Tensor,  # 1/λ at the far end, ≥ 0 (0: go all the way to the anchors): a number, or `[m,1]`
     steps: int,           # number of steps r ≥ 1
@@ -60,7 +60,7 @@ def time_nodes(
     share = share.reshape(-1, *[1] * like.ndim)
     return share / (like + unit * (1 - share))
 
-# %% ../nbs/00_flow.ipynb #342bf0cf
+# %% ../nbs/00_flow.ipynb #b8d56b1c
 def in_float64(x: Tensor) -> Tensor:
     "`x` in float64; from MPS, which has none, it moves to the CPU."
     return (x.cpu() if x.device.type == "mps" else x).double()
@@ -75,11 +75,11 @@ def half_square_distances(
     x = in_float64(anchors)
     own = own.to(x.device)
     if exact: return (torch.cdist(x[own], x, compute_mode="donot_use_mm_for_euclid_dist").square() / 2).to(anchors)
-    half_norms = x.square().sum(1) / 2
-    found = torch.addmm(half_norms[own, None] + half_norms, x[own], x.T, alpha=-1).clamp_min_(0)
+    half_norms = torch.linalg.vector_norm(x, dim=1).square() / 2
+    found = (half_norms[own, None] + half_norms).addmm_(x[own], x.T, alpha=-1).clamp_min_(0)
     return found.scatter_(1, own[:, None], 0.0).to(anchors)
 
-# %% ../nbs/00_flow.ipynb #de9d385d
+# %% ../nbs/00_flow.ipynb #0156279a
 def nearest_distances(
     half_squares: Tensor,           # `[m,n]` from `half_square_distances`
     same: float,                    # ≥ 0: what is no farther than this is a copy, shares the zone, and does not compete
@@ -87,9 +87,10 @@ def nearest_distances(
 ) -> Tensor:                        # `[m]`; inf without a distinct competitor
     "Distance to the nearest *distinct* anchor that has a zone."
     others = half_squares if active is None else half_squares[:, active]
-    return torch.where(others > same**2 / 2, others, math.inf).amin(1).mul(2).sqrt()
+    parts = others.split(max(1, 2**20 // max(1, others.shape[1])))  # small copies, as fresh memory is slow
+    return torch.cat([torch.where(part > same**2 / 2, part, math.inf).amin(1) for part in parts]).mul(2).sqrt()
 
-# %% ../nbs/00_flow.ipynb #52f6aaf6
+# %% ../nbs/00_flow.ipynb #bbcc5fd5
 def adams_weights(
     nodes: Sequence[float | Tensor],  # one to three distinct values of λ at which the slope is known, in any place
     start: float | Tensor,            # λ where the step begins
@@ -111,7 +112,7 @@ def adams_weights(
 
     return [weight(i) for i in range(len(x))]
 
-# %% ../nbs/00_flow.ipynb #a8f3061b
+# %% ../nbs/00_flow.ipynb #b5ee6eed
 @dataclass(frozen=True)
 class Course:
     "Where an integration evaluates the slope, and what its steps make of the slopes that they know."
@@ -119,7 +120,7 @@ class Course:
     weights: Sequence[Sequence]       # for each step, of the slopes known by then, newest first; r steps, or r - 1
     end_weight: float | Tensor = 0.0  # of the slope at the end, where it needs no evaluation: at λ = 0 it is the mean of all anchors
 
-# %% ../nbs/00_flow.ipynb #bcca16fa
+# %% ../nbs/00_flow.ipynb #b4093304
 def plan_course(
     lams: Sequence[float | Tensor], stop: float | Tensor | None = None, order: int = 1, *,
     before: Sequence[float | Tensor] = (), known_end: bool = False, growth: float = math.inf,
@@ -140,7 +141,7 @@ def plan_course(
         weights.append(row)
     return Course(list(lams), weights, end)
 
-# %% ../nbs/00_flow.ipynb #f98f96aa
+# %% ../nbs/00_flow.ipynb #b1d7c628
 class Posterior:
     """Probabilities of anchors `[n,q]`, given the states `[size,q]` of a block of samples, in buffers used again and again.
 
@@ -165,7 +166,7 @@ class Posterior:
         self.scores.addmm_(torch.mul(state, lam, out=self.query), self.anchors.T)
         return torch.softmax(self.scores, 1, out=self.prob)
 
-# %% ../nbs/00_flow.ipynb #716ebbe8
+# %% ../nbs/00_flow.ipynb #e24b5ac1
 class Block(Posterior):
     "What a block of samples gains from its posterior: the slope of its states, and the log-probability of chosen anchors."
     def log_prob(self, target: Tensor) -> Tensor:
@@ -181,7 +182,7 @@ class Block(Posterior):
         "Derivative of the state in λ `[size,q]` after `posterior`, which it uses up: the mean of the anchors, less the own one."
         return self.take_off_own(self.prob) @ self.anchors
 
-# %% ../nbs/00_flow.ipynb #2a6c68e3
+# %% ../nbs/00_flow.ipynb #e4d25f2e
 class LogitAdjoint(Block):
     "A block on the way back, first half: each posterior is computed again from its state, and the derivative reaches the logits."
     parts = 2  # logits and their derivative share one product
@@ -211,7 +212,7 @@ class LogitAdjoint(Block):
         if g_log_prob is not None: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
         return self.balance(d_logits)
 
-# %% ../nbs/00_flow.ipynb #645a8e7c
+# %% ../nbs/00_flow.ipynb #61fccf42
 class Adjoint(LogitAdjoint):
     "A block on the way back, second half: from the logits to states and anchors; what reaches the anchors is added up."
     def __init__(self, anchors: Tensor, log_weights: Tensor, size: int, own: Tensor | None = None, half_squares: Tensor | None = None):
@@ -237,7 +238,7 @@ class Adjoint(LogitAdjoint):
         "Derivative by the anchors `[n,q]` of all that was pulled."
         return self.to_anchors - self.to_logits[1, :, None] * self.anchors
 
-# %% ../nbs/00_flow.ipynb #9dcc8c41
+# %% ../nbs/00_flow.ipynb #1d94a535
 def weighted_sum(weights: Sequence[float | Tensor], terms: Sequence[Tensor], start: Tensor) -> Tensor:
     "start + Σ weight · term `[m,q]`, in a new tensor; a weight is a number or `[m,1]`, and the shorter list ends the sum."
     total = start.clone()
@@ -246,7 +247,7 @@ def weighted_sum(weights: Sequence[float | Tensor], terms: Sequence[Tensor], sta
         else: total.add_(term, alpha=weight)
     return total
 
-# %% ../nbs/00_flow.ipynb #9c74f22e
+# %% ../nbs/00_flow.ipynb #42e8c4b4
 def follow(block: Block, course: Course, state: Tensor, past: Sequence[Tensor], target: Tensor | None) -> tuple[list, list, Tensor | None, Tensor]:
     """One block `[b,q]` along its course.
 
@@ -262,7 +263,7 @@ def follow(block: Block, course: Course, state: Tensor, past: Sequence[Tensor], 
         if k < len(course.weights): states.append(weighted_sum(course.weights[k], slopes, states[k]))
     return states, slopes, torch.stack(log_probs) if log_probs else None, top
 
-# %% ../nbs/00_flow.ipynb #8c3efca5
+# %% ../nbs/00_flow.ipynb #833ec0c6
 def retrace(
     block: Adjoint, course: Course, states: Sequence[Tensor], slopes: Sequence[Tensor], past: int, target: Tensor | None,
     g: Tensor | None, g_slope: Tensor | None, g_log_prob: Tensor | None,
@@ -289,7 +290,7 @@ def retrace(
         after = [zero, *after[:2]]
     return by_start, torch.stack(by_past) if by_past else None
 
-# %% ../nbs/00_flow.ipynb #e8a2c36e
+# %% ../nbs/00_flow.ipynb #6cc5796e
 class Walk(torch.autograd.Function):
     "One block along a course. Kept for the way back: states and slopes, q numbers for each evaluation and sample, and no more."
     @staticmethod
@@ -315,7 +316,7 @@ class Walk(torch.autograd.Function):
             by_state, by_past = retrace(block, ctx.course, kept[:r], kept[:r - 1:-1], ctx.past, ctx.target, g, g_slope, g_log_prob)
             return by_state, by_past, block.by_anchors(), block.to_logits[0] if log_weights.ndim == 1 else None, *[None] * 6
 
-# %% ../nbs/00_flow.ipynb #394c8f4b
+# %% ../nbs/00_flow.ipynb #6844f0a1
 @dataclass
 class Trajectory:
     "What `integrate` saw on its way."
@@ -325,7 +326,7 @@ class Trajectory:
     top: Tensor                     # `[m]` most probable anchor at the last evaluation
     states: Tensor | None           # `[r,m,q]` states at the evaluations, if kept; without a gradient
 
-# %% ../nbs/00_flow.ipynb #7b0a9c85
+# %% ../nbs/00_flow.ipynb #9c44a710
 def integrate(
     state: Tensor, course: Course, anchors: Tensor, log_weights: Tensor, *, own: Tensor | None = None,
     distances: Callable[[], Tensor] | None = None, half_squares: Tensor | None = None, past: Tensor | None = None,
@@ -345,7 +346,7 @@ def integrate(
     past = state.new_zeros(0, *state.shape) if past is None else past
     return Trajectory(*Walk.apply(state, past, anchors, log_weights, course, own, target, distances, half_squares, keep))
 
-# %% ../nbs/00_flow.ipynb #2122e4a0
+# %% ../nbs/00_flow.ipynb #f974edc3
 def block_size(n: int, device: torch.device) -> int:
     "Samples at a time among n ≥ 1 anchors: few enough for the logits to stay in a processor's cache, enough to fill a GPU."
     return max(128, (2**20 if device.type == "cpu" else 2**26) // n)
@@ -365,7 +366,7 @@ def check_memory(device: torch.device, needs: dict[str, float]) -> None:
     need, free = sum(needs.values()), free_memory(device)
     if need > free: raise MemoryError(f"this needs {need / 1e9:.3g} GB and {device} has {free / 1e9:.3g} GB left; {max(needs, key=needs.get)} would lower it")
 
-# %% ../nbs/00_flow.ipynb #103bd503
+# %% ../nbs/00_flow.ipynb #88045592
 def check_count(name: str, value: int, most: float = math.inf) -> None:
     "`ValueError` unless `value` is an integer from 1 to `most`."
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -377,7 +378,7 @@ def check_between(name: str, value: float, low: float, high: float = math.inf) -
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
         raise ValueError(f"{name}: got {value!r}, wanted a number above {low:g}" + (f" and below {high:g}" if high < math.inf else ", finite"))
 
-# %% ../nbs/00_flow.ipynb #05adcb71
+# %% ../nbs/00_flow.ipynb #2f12ad7d
 @dataclass(frozen=True)
 class Euler:
     "The published fixed-step Euler: nodes uniform in time, latents start at `t = 1 - gap`, decoding goes all the way to t = 1."
@@ -398,7 +399,7 @@ class Euler:
         "From the Gaussian on, without the last step, which ends at λ = ∞."
         return plan_course(time_nodes(0.0, self.steps)[:-1].tolist())
 
-# %% ../nbs/00_flow.ipynb #c3e54825
+# %% ../nbs/00_flow.ipynb #914aada4
 @dataclass(frozen=True)
 class Window:
     "Evaluations over the window in which zones compete, λ ≤ reach / (distance of the nearest other anchor)."
@@ -421,7 +422,7 @@ class Window:
         else: gap = torch.where(nearest.isinf(), 1.0, nearest / self.reach)
         return time_nodes(gap, self.steps, spread / 10 if self.unit is None else self.unit)
 
-# %% ../nbs/00_flow.ipynb #fd65f245
+# %% ../nbs/00_flow.ipynb #bb6869a7
 @dataclass(frozen=True)
 class Adams(Window):
     "Adams steps in λ, of order 1 to 3, over the window in which zones compete; ends whose slope is known are used."
@@ -438,7 +439,7 @@ class Adams(Window):
         nodes = self.nodes(torch.tensor(nearest, dtype=torch.float64), spread)[1:].tolist()
         return plan_course(nodes, None, self.order, before=[0.0, -nodes[0]], growth=1.5)
 
-# %% ../nbs/00_flow.ipynb #dac91fdb
+# %% ../nbs/00_flow.ipynb #b51536bb
 SOLVERS = {"euler": Euler, "adams": Adams}
 
 

@@ -286,7 +286,7 @@ def test_nothing_in_nothing_out():
 
 
 def test_what_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
-    zones, wide = LatentZones(randn(2000, 8)), LatentZones(randn(2000, 8), block=2000)
+    zones, wide = LatentZones(randn(2000, 8), block=250), LatentZones(randn(2000, 8), block=2000)
     monkeypatch.setattr(flow, "free_memory", lambda device: 50e6)
     with torch.no_grad():
         zones.encode()
