@@ -87,7 +87,7 @@ def nearest_distances(
 ) -> Tensor:                        # `[m]`; inf without a distinct competitor
     "Distance to the nearest *distinct* anchor that has a zone."
     others = half_squares if active is None else half_squares[:, active]
-    parts = others.split(max(1, 2**20 // max(1, others.shape[1])))  # small copies, as fresh memory is slow
+    parts = others.split(max(1, 2**17 // max(1, others.shape[1])))  # small copies, as fresh memory is slow
     return torch.cat([torch.where(part > same**2 / 2, part, math.inf).amin(1) for part in parts]).mul(2).sqrt()
 
 # %% ../nbs/00_flow.ipynb #bbcc5fd5
@@ -152,7 +152,8 @@ class Posterior:
     def __init__(self, anchors: Tensor, log_weights: Tensor, size: int, own: Tensor | None = None, half_squares: Tensor | None = None):
         self.anchors, self.log_weights, self.own = anchors, log_weights, own
         self.half_squares = anchors.square().sum(1) / 2 if half_squares is None else half_squares
-        self.scores, self.prob = (anchors.new_empty(self.parts * size, len(anchors)) for _ in range(2))
+        self.scores = anchors.new_empty(self.parts * size, len(anchors))
+        self.prob = self.scores if anchors.device.type == "cpu" else torch.empty_like(self.scores)  # a CPU's softmax works in place
         self.query = anchors.new_empty(self.parts * size, anchors.shape[1])
 
     def bias(self, lam: Tensor, out: Tensor) -> None:
@@ -160,19 +161,24 @@ class Posterior:
         if self.half_squares.ndim == 1: out.copy_(self.log_weights - lam**2 * self.half_squares)
         else: torch.addcmul(self.log_weights, self.half_squares, -lam**2, out=out)
 
-    def posterior(self, state: Tensor, lam: Tensor) -> Tensor:
-        "P(a_l | state, λ) `[size,n]`, valid until the next call; leaves the logits in `scores`."
+    def logits(self, state: Tensor, lam: Tensor) -> Tensor:
+        "Unnormalised log-probabilities `[size,n]`, valid until `posterior` is asked for."
         self.bias(lam, self.scores)
-        self.scores.addmm_(torch.mul(state, lam, out=self.query), self.anchors.T)
-        return torch.softmax(self.scores, 1, out=self.prob)
+        return self.scores.addmm_(torch.mul(state, lam, out=self.query), self.anchors.T)
+
+    def posterior(self, state: Tensor, lam: Tensor) -> Tensor:
+        "P(a_l | state, λ) `[size,n]`, valid until the next call."
+        return torch.softmax(self.logits(state, lam), 1, out=self.prob)
 
 # %% ../nbs/00_flow.ipynb #e24b5ac1
 class Block(Posterior):
     "What a block of samples gains from its posterior: the slope of its states, and the log-probability of chosen anchors."
-    def log_prob(self, target: Tensor) -> Tensor:
-        "Logarithm `[size]` of what `posterior` gave for the `target` `[size]`, from the logits: it exists where the probability is 0."
-        log_sum = self.scores.amax(1) - self.prob.amax(1).log()
-        return self.scores.gather(1, target[:, None])[:, 0] - log_sum
+    def watched(self, state: Tensor, lam: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        "`posterior`, and the logarithm of what it gives for the `target` `[size]`, from the logits: it exists where the probability is 0."
+        logits = self.logits(state, lam)
+        below = logits.gather(1, target[:, None])[:, 0] - logits.amax(1)
+        prob = torch.softmax(logits, 1, out=self.prob)
+        return prob, below + prob.amax(1).log()
 
     def take_off_own(self, prob: Tensor) -> Tensor:
         "1 off the own probability, in place."
@@ -198,7 +204,8 @@ class LogitAdjoint(Block):
 
         Leaves the posterior in the first half of `prob`.
         """
-        b, less = len(state), torch.linalg.vecdot(g, slope)[:, None]
+        b = len(state)
+        less = torch.mul(g, slope, out=self.query[:b]).sum(1, keepdim=True)
         if g_log_prob is not None: less = less + g_log_prob[:, None]  # (log P)' = 1 at the target, less P
         self.bias(lam, self.scores[:b])
         self.scores[b:] = -less if self.own is None else 0
@@ -239,9 +246,9 @@ class Adjoint(LogitAdjoint):
         return self.to_anchors - self.to_logits[1, :, None] * self.anchors
 
 # %% ../nbs/00_flow.ipynb #1d94a535
-def weighted_sum(weights: Sequence[float | Tensor], terms: Sequence[Tensor], start: Tensor) -> Tensor:
-    "start + Σ weight · term `[m,q]`, in a new tensor; a weight is a number or `[m,1]`, and the shorter list ends the sum."
-    total = start.clone()
+def weighted_sum(weights: Sequence[float | Tensor], terms: Sequence[Tensor], start: Tensor, out: Tensor | None = None) -> Tensor:
+    "start + Σ weight · term `[m,q]`, in a new tensor or in `out`; a weight is a number or `[m,1]`, and the shorter list ends the sum."
+    total = start.clone() if out is None else out.copy_(start)
     for weight, term in zip(weights, terms):
         if isinstance(weight, Tensor): total.addcmul_(term, weight)
         else: total.add_(term, alpha=weight)
@@ -256,8 +263,8 @@ def follow(block: Block, course: Course, state: Tensor, past: Sequence[Tensor], 
     """
     states, slopes, log_probs = [state], [*past], []
     for k, lam in enumerate(course.lams):
-        block.posterior(states[k], lam)
-        if target is not None: log_probs.append(block.log_prob(target))
+        if target is None: block.posterior(states[k], lam)
+        else: log_probs.append(block.watched(states[k], lam, target)[1])
         if k + 1 == len(course.lams): top = block.prob.argmax(1)
         slopes.insert(0, block.slope())
         if k < len(course.weights): states.append(weighted_sum(course.weights[k], slopes, states[k]))
@@ -273,16 +280,16 @@ def retrace(
     `states` and `slopes` in the order of the r evaluations. Gives the derivatives by the first state `[b,q]` and by the
     `past` slopes `[past,b,q]`; those by anchors and weights add up in the block.
     """
-    r, weights, zero = len(states), course.weights, torch.zeros_like(states[0])
+    r, weights, zero, again = len(states), course.weights, torch.zeros_like(states[0]), torch.empty_like(states[0])
     after = [zero if g is None else g]  # derivatives by the states after the evaluations k, k+1, k+2
 
-    def by_slope(k: int) -> Tensor:
+    def by_slope(k: int, out: Tensor | None = None) -> Tensor:
         parts = [(weights[k + j][j], g) for j, g in enumerate(after) if 0 <= k + j < len(weights) and j < len(weights[k + j])]
-        return weighted_sum([w for w, _ in parts], [g for _, g in parts], g_slope if k == r - 1 and g_slope is not None else zero)
+        return weighted_sum([w for w, _ in parts], [g for _, g in parts], g_slope if k == r - 1 and g_slope is not None else zero, out)
 
     for k in reversed(range(r)):
         by_log_prob = None if g_log_prob is None else g_log_prob[k]
-        by_state = block.pull(states[k], course.lams[k], slopes[k], by_slope(k), target, by_log_prob)
+        by_state = block.pull(states[k], course.lams[k], slopes[k], by_slope(k, again), target, by_log_prob)
         after = [by_state.add_(after[0]), *after[:2]]
     by_start, by_past = after[0], []
     for i in range(past):
