@@ -167,6 +167,8 @@ def full_set(result: dict) -> str:
     for name, row in result["parts"].items():
         bare = [duration(row["bare_seconds"]), digits(row["ratio"])] if "ratio" in row else ["", ""]
         rows.append([names[name], duration(row["seconds"]), *bare, size(row["whole_bytes"])])
+    seconds, floor = (sum(row.get(key, 0) for row in result["parts"].values()) for key in ("seconds", "bare_seconds"))
+    rows.append(["**all**", duration(seconds), duration(floor), digits(seconds / floor), size(max(row["whole_bytes"] for row in result["parts"].values()))])
     rates = [rate / 1e9 for rate in result["flops_per_second"]]
     return (f"{text} *Products alone* is extrapolated: the rate of both products of one block of {result['block']} queries, measured {p['repeats']} "
             f"times before and after each part ({digits(min(rates))}–{digits(max(rates))} GFLOP/s), on {digits(result['flops'] / 1e12)} Tflop in all "

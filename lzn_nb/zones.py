@@ -7,13 +7,14 @@ __all__ = ['LARGEST', 'check_rows', 'check_anchors', 'beside', 'log_of_weights',
            'half_squares_of', 'measure', 'weights_of_guests', 'centred', 'spread_with_guests', 'Guests', 'check_index',
            'check_points', 'scaled_noise', 'course_for', 'Path', 'make_path', 'walk_back', 'latents_of_block',
            'kept_numbers', 'check_room', 'in_blocks', 'latent_blocks', 'latent_path', 'FlowResult', 'nearest_active',
-           'first_step', 'flow_of_block', 'joined', 'latent_flow', 'samples_of', 'LatentZones']
+           'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow', 'samples_of', 'LatentZones']
 
 # %% ../nbs/01_zones.ipynb #1d717ab8
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -369,7 +370,7 @@ def nearest_active(zones: Scales, points: Tensor) -> Tensor:
 
 # %% ../nbs/01_zones.ipynb #c61fb928
 def first_step(zones: Scales, z: Tensor, lam: float) -> tuple[Tensor, Tensor]:
-    "From λ = 0 to `lam` by the known slope and curvature there: y `[b,q]`, and the slopes `[2,b,q]` at 0 and, extrapolated, at -`lam`."
+    "From λ = 0 to `lam` by the known slope and curvature there: y `[m,q]`, and the slopes `[2,m,q]` at 0 and, extrapolated, at -`lam`."
     weights = zones.log_weights.exp()
     mean = weights @ zones.centered
     away = zones.centered - mean
@@ -378,12 +379,10 @@ def first_step(zones: Scales, z: Tensor, lam: float) -> tuple[Tensor, Tensor]:
     return z + lam * slope + lam**2 / 2 * curvature, torch.stack([slope, slope - lam * curvature])
 
 # %% ../nbs/01_zones.ipynb #8475a083
-def flow_of_block(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool) -> Trajectory:
-    "The forward flow of one block of latents `[b,q]`."
-    with torch.autocast(z.device.type, enabled=False):
-        y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
-        way = integrate(y, course, zones.centered, zones.log_weights, past=past, target=target, keep=keep)
-        if not zones.solver.knows_start: way.top = nearest_active(zones, way.slope.detach() + zones.center)  # Euler lands on its last mean
+def flow_of_block(zones: Scales, course: Course, keep: bool, y: Tensor, past: Tensor | None, target: Tensor | None) -> Trajectory:
+    "The forward flow of one block from y `[b,q]` on, with the slopes `past` `[2,b,q]` known from before."
+    way = integrate(y, course, zones.centered, zones.log_weights, past=past, target=target, keep=keep)
+    if not zones.solver.knows_start: way.top = nearest_active(zones, way.slope.detach() + zones.center)  # Euler lands on its last mean
     return way
 
 # %% ../nbs/01_zones.ipynb #c6c52307
@@ -396,16 +395,23 @@ def joined(zones: Scales, z: Tensor, course: Course, ways: list[Trajectory]) -> 
     return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known))
 
 
+def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> list[Trajectory]:
+    "The forward flow of latents `[m,q]`, block by block."
+    with torch.autocast(z.device.type, enabled=False):
+        y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
+        cut = [repeat(None) if x is None else x.split(zones.block, dim) for x, dim in ((y, 0), (past, 1), (target, 0))]
+        return [flow_of_block(zones, course, keep, *block) for _, *block in zip(in_blocks(len(z), zones.block, progress), *cut)]
+
+
 def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bool = False, progress: bool = False) -> FlowResult:
     "FM(z; t) [§2.2.1]: latents `[m,q]` forward through the anchors, watching the probability of each one's `target` `[m]`."
     z = check_points("z", z, zones)
     if target is not None:
         target = check_index("target", target, zones)
         if len(target) != len(z): raise ValueError(f"target: got {len(target)} entries, wanted {len(z)}, one for each latent")
-    check_room(zones, len(z), (2 * zones.solver.steps + 8 if torch.is_grad_enabled() or keep else 3) * z.shape[1])
+    check_room(zones, len(z), (2 * zones.solver.steps + 8 if torch.is_grad_enabled() or keep else 6) * z.shape[1])
     course = zones.solver.forward_course(float(zones.distances.min()) if zones.solver.knows_start else 0.0, zones.spread)
-    walk = lambda rows: flow_of_block(zones, course, z[rows], None if target is None else target[rows], keep)
-    return joined(zones, z, course, [walk(rows) for rows in in_blocks(len(z), zones.block, progress)])
+    return joined(zones, z, course, flow_in_blocks(zones, course, z, target, keep, progress))
 
 # %% ../nbs/01_zones.ipynb #29a870c0
 def samples_of(zones: Scales, index: Tensor | Sequence | None, points: Tensor | None) -> Members:

@@ -469,3 +469,19 @@ def test_only_the_proportions_of_weights_count_at_any_size():
     wanted = LatentZones(anchors, [1.0, 3.0, 3.0]).log_weights
     for weights in (torch.tensor([1e38, 3e38, 3e38]), torch.tensor([1e-60, 3e-60, 3e-60], dtype=torch.float64), torch.tensor([1, 3, 3])):
         assert torch.allclose(LatentZones(anchors, weights).log_weights, wanted)
+
+
+@pytest.mark.parametrize("steps", [5, 10])
+def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(steps):
+    "States and slopes, 2 r q numbers a sample, and a few more: nothing of the size [n,n], and no copy of the anchors for each block."
+    q = 16
+    for n in (256, 1024):
+        anchors, z = (torch.randn(n, q, generator=torch.Generator().manual_seed(seed)).requires_grad_() for seed in (0, 1))
+        zones = LatentZones(anchors, steps=steps, block=64)
+        for name, function in (("encode", lambda: zones.encode(noise=z)), ("flow", lambda: zones.flow(z, range(n)).log_prob)):
+            sizes = {}
+
+            def pack(x): sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(); return x
+
+            with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): kept = function()
+            assert kept.requires_grad and 2 * steps <= sum(sizes.values()) / (4 * n * q) < 2 * steps + 8, name
