@@ -73,7 +73,7 @@ def speed_text(protocol: dict, rows: dict) -> str:
     return (f"n = {protocol['n']} anchors and as many samples, q = {protocol['q']}, {protocol['steps']} evaluations, {protocol['dtype']}, "
             f"forward and backward. *Products alone* are the seven matrix products in an evaluation and its way back, into tensors "
             f"that exist already.{rate} They and ours take turns; the ratio is the median of {protocol['pairs']}, each to the mean of its two "
-            f"neighbours. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
+            f"neighbours. *Faster* divides the one run of the published solver by the median of ours right before and after it. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
 
 
 def speed(result: dict) -> str: return speed_text(result["protocol"], result["rows"])

@@ -163,8 +163,9 @@ class Posterior:
 
     def logits(self, state: Tensor, lam: Tensor) -> Tensor:
         "Unnormalised log-probabilities `[size,n]`, valid until `posterior` is asked for."
-        self.bias(lam, self.scores)
-        return self.scores.addmm_(torch.mul(state, lam, out=self.query), self.anchors.T)
+        b = len(state)
+        self.bias(lam, self.scores[:b])
+        return self.scores[:b].addmm_(torch.mul(state, lam, out=self.query[:b]), self.anchors.T)
 
     def posterior(self, state: Tensor, lam: Tensor) -> Tensor:
         "P(a_l | state, λ) `[size,n]`, valid until the next call."
@@ -191,7 +192,7 @@ class Block(Posterior):
 # %% ../nbs/00_flow.ipynb #e4d25f2e
 class LogitAdjoint(Block):
     "A block on the way back, first half: each posterior is computed again from its state, and the derivative reaches the logits."
-    parts = 2  # logits and their derivative share one product
+    parts = 2  # behind the probabilities, the derivatives by the logits: one product takes both to the anchors
 
     def balance(self, d_logits: Tensor) -> Tensor:
         "Rows that add up to exactly 0, in place: the own entry is what the others leave."
@@ -205,16 +206,10 @@ class LogitAdjoint(Block):
         Leaves the posterior in the first half of `prob`.
         """
         b = len(state)
-        less = torch.mul(g, slope, out=self.query[:b]).sum(1, keepdim=True)
+        by_prob, less = torch.mm(g, self.anchors.T, out=self.scores[b:]), torch.mul(g, slope, out=self.query[b:]).sum(1, keepdim=True)
         if g_log_prob is not None: less = less + g_log_prob[:, None]  # (log P)' = 1 at the target, less P
-        self.bias(lam, self.scores[:b])
-        self.scores[b:] = -less if self.own is None else 0
-        torch.mul(state, lam, out=self.query[:b])
-        self.query[b:] = g
-        self.scores.addmm_(self.query, self.anchors.T)
-        by_prob = self.scores[b:]
-        if self.own is not None: by_prob -= less + by_prob.gather(1, self.own[:, None])  # from one product, so that copies cancel
-        prob = torch.softmax(self.scores[:b], 1, out=self.prob[:b])
+        by_prob -= less if self.own is None else less + by_prob.gather(1, self.own[:, None])  # from one product, so that copies cancel
+        prob = torch.softmax(self.logits(state, lam), 1, out=self.prob[:b])
         d_logits = torch.mul(prob, by_prob, out=self.prob[b:])
         if g_log_prob is not None: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
         return self.balance(d_logits)
@@ -248,11 +243,11 @@ class Adjoint(LogitAdjoint):
 # %% ../nbs/00_flow.ipynb #1d94a535
 def weighted_sum(weights: Sequence[float | Tensor], terms: Sequence[Tensor], start: Tensor, out: Tensor | None = None) -> Tensor:
     "start + Σ weight · term `[m,q]`, in a new tensor or in `out`; a weight is a number or `[m,1]`, and the shorter list ends the sum."
-    total = start.clone() if out is None else out.copy_(start)
+    total = start
     for weight, term in zip(weights, terms):
-        if isinstance(weight, Tensor): total.addcmul_(term, weight)
-        else: total.add_(term, alpha=weight)
-    return total
+        total = torch.addcmul(total, term, weight, out=out) if isinstance(weight, Tensor) else torch.add(total, term, alpha=weight, out=out)
+        out = total
+    return total.clone() if total is start else total
 
 # %% ../nbs/00_flow.ipynb #42e8c4b4
 def follow(block: Block, course: Course, state: Tensor, past: Sequence[Tensor], target: Tensor | None) -> tuple[list, list, Tensor | None, Tensor]:
@@ -442,7 +437,7 @@ class Adams(Window):
         return plan_course([*nodes[:-1]], nodes[-1], self.order, before=[nodes[0] + back, nodes[0] + 2 * back], known_end=True)
 
     def forward_course(self, nearest: float, spread: float) -> Course:
-        "From λ = 0, where slope and curvature are known, to the end of the smallest zone's window, where the zone is read off."
+        "From λ = 0, where slope and curvature are known, to the end of the closest pair's window, where the zone is read off."
         nodes = self.nodes(torch.tensor(nearest, dtype=torch.float64), spread)[1:].tolist()
         return plan_course(nodes, None, self.order, before=[0.0, -nodes[0]], growth=1.5)
 
