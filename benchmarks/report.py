@@ -60,7 +60,7 @@ def speed_rows(rows: dict) -> str:
             table.append([NAMES[part], row["skipped"], *[""] * 7])
             continue
         other = row["published"]
-        last = [duration(other["seconds"]), times(row["times_faster"]), size(row["ours"]["peak_bytes"]), size(other["peak_bytes"]),
+        last = [f"{duration(other['seconds'])} (ours beside it: {duration(other['ours_seconds'])})", times(row["times_faster"]), size(row["ours"]["peak_bytes"]), size(other["peak_bytes"]),
                 times(row["times_less_memory"])] if "seconds" in other else [other["skipped"], "", size(row["ours"]["peak_bytes"]), "", ""]
         table.append([NAMES[part], duration(row["ours_seconds"]), duration(row["bare_seconds"]),
                       f"{digits(row['ratio'])} ({digits(row['ratio_min'])}–{digits(row['ratio_max'])})", *last])
@@ -69,7 +69,8 @@ def speed_rows(rows: dict) -> str:
 
 def speed_text(protocol: dict, rows: dict) -> str:
     rates = [row["gflops_per_second"] for row in rows.values() if "skipped" not in row]
-    rate = f" They reach {digits(max(rates))} GFLOP/s." if rates else ""
+    reached = "–".join(dict.fromkeys((digits(min(rates)), digits(max(rates))))) if rates else ""
+    rate = f" They reach {reached} GFLOP/s: the machine does not always run at the same speed." if rates else ""
     return (f"n = {protocol['n']} anchors and as many samples, q = {protocol['q']}, {protocol['steps']} evaluations, {protocol['dtype']}, "
             f"forward and backward. *Products alone* are the seven matrix products in an evaluation and its way back, into tensors "
             f"that exist already.{rate} They and ours take turns; the ratio is the median of {protocol['pairs']}, each to the mean of its two "

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
            'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'Posterior', 'Block',
-           'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'retrace', 'Walk', 'Trajectory', 'integrate',
-           'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams',
-           'make_solver']
+           'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'retrace', 'with_guests', 'Walk', 'Trajectory',
+           'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window',
+           'Adams', 'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
@@ -292,16 +292,28 @@ def retrace(
         after = [zero, *after[:2]]
     return by_start, torch.stack(by_past) if by_past else None
 
+# %% ../nbs/00_flow.ipynb #a4bfc445
+def with_guests(anchors: Tensor, log_weights: Tensor, guests: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Anchors `[n+b,q]` and log-weights `[b,n+b]` once each of b `guests` `[b,q]` has joined: 1/n for itself, 0 for the others.
+
+    Without guests, the anchors `[n,q]` and log-weights `[n]` as they are.
+    """
+    if guests is None: return anchors, log_weights
+    b = len(guests)
+    own = log_weights.new_full((b, b), -torch.inf).fill_diagonal_(-math.log(len(anchors)))
+    return torch.cat([anchors, guests]), torch.cat([log_weights.expand(b, -1), own], 1)
+
 # %% ../nbs/00_flow.ipynb #6cc5796e
 class Walk(torch.autograd.Function):
     "One block along a course. Kept for the way back: states and slopes, q numbers for each evaluation and sample, and no more."
     @staticmethod
-    def forward(ctx, state, past, anchors, log_weights, course, own, target, distances, half_squares, keep):
-        states, slopes, log_prob, top = follow(Block(anchors, log_weights, len(state), own, half_squares), course, state, past, target)
+    def forward(ctx, state, past, anchors, log_weights, guests, course, own, target, distances, half_squares, keep):
+        block = Block(*with_guests(anchors, log_weights, guests), len(state), own, half_squares)
+        states, slopes, log_prob, top = follow(block, course, state, past, target)
         r = len(course.lams)
         ctx.course, ctx.own, ctx.target, ctx.distances, ctx.past = course, own, target, distances, len(past)
         small = half_squares is not None and len(anchors) <= r * anchors.shape[1]  # no more than the states themselves
-        ctx.save_for_backward(anchors, log_weights, half_squares if small else None, *states[:r], *slopes[:r])
+        ctx.save_for_backward(anchors, log_weights, guests, half_squares if small else None, *states[:r], *slopes[:r])
         kept = torch.stack(states[:r]) if keep else None
         ctx.mark_non_differentiable(top, *([kept] if keep else []))
         ctx.set_materialize_grads(False)
@@ -310,13 +322,14 @@ class Walk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g, g_slope, g_log_prob, *_):
-        anchors, log_weights, half_squares, *kept = ctx.saved_tensors
-        r = len(kept) // 2
+        anchors, log_weights, guests, half_squares, *kept = ctx.saved_tensors
+        r, n = len(kept) // 2, len(anchors)
         if ctx.own is not None and half_squares is None: half_squares = ctx.distances().to(anchors)
         with torch.autocast(anchors.device.type, enabled=False):  # float32 stays float32 in a run with mixed precision
-            block = Adjoint(anchors, log_weights, len(kept[0]), ctx.own, half_squares)
+            block = Adjoint(*with_guests(anchors, log_weights, guests), len(kept[0]), ctx.own, half_squares)
             by_state, by_past = retrace(block, ctx.course, kept[:r], kept[:r - 1:-1], ctx.past, ctx.target, g, g_slope, g_log_prob)
-            return by_state, by_past, block.by_anchors(), block.to_logits[0] if log_weights.ndim == 1 else None, *[None] * 6
+            by_anchors = block.by_anchors()
+            return by_state, by_past, by_anchors[:n], block.to_logits[0, :n], None if guests is None else by_anchors[n:], *[None] * 6
 
 # %% ../nbs/00_flow.ipynb #6844f0a1
 @dataclass
@@ -332,21 +345,21 @@ class Trajectory:
 def integrate(
     state: Tensor, course: Course, anchors: Tensor, log_weights: Tensor, *, own: Tensor | None = None,
     distances: Callable[[], Tensor] | None = None, half_squares: Tensor | None = None, past: Tensor | None = None,
-    target: Tensor | None = None, keep: bool = False,
+    target: Tensor | None = None, guests: Tensor | None = None, keep: bool = False,
 ) -> Trajectory:
-    """Integrate dy/dλ = m(y, λ) along `course`, all samples as one block; differentiable once in state, past, anchors and log-weights.
+    """Integrate dy/dλ = m(y, λ) along `course`, all samples as one block; differentiable once in state, past, guests, anchors, log-weights.
 
     `state` `[m,q]` is y, or for samples of the anchors `own` `[m]` the noise that y implies, y - λ·anchors[own]; `distances`
     computes their `half_squares` `[m,n]` (default: `half_square_distances`), now unless given, and again on the way back.
     `past` `[p,m,q]`: slopes known from before the first evaluation, newest first. `target` `[m]` asks for log-probabilities.
-    `log_weights` `[n]`, or `[m,n]` without a gradient. Checks nothing: `LatentZones` does.
+    `guests` `[m,q]`: samples that join the anchors, each alone, and behind which `own` then counts. Checks nothing: `LatentZones` does.
     """
     course = replace(course, lams=[torch.as_tensor(lam, dtype=state.dtype, device=state.device) for lam in course.lams])
     if own is not None:
-        distances = distances or partial(half_square_distances, anchors.detach(), own)
+        distances = distances or partial(half_square_distances, with_guests(anchors, log_weights, guests)[0].detach(), own)
         half_squares = (distances() if half_squares is None else half_squares).to(anchors)
     past = state.new_zeros(0, *state.shape) if past is None else past
-    return Trajectory(*Walk.apply(state, past, anchors, log_weights, course, own, target, distances, half_squares, keep))
+    return Trajectory(*Walk.apply(state, past, anchors, log_weights, guests, course, own, target, distances, half_squares, keep))
 
 # %% ../nbs/00_flow.ipynb #f974edc3
 def block_size(n: int, device: torch.device) -> int:

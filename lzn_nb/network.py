@@ -194,20 +194,20 @@ class Anchored(SharedSpace):
 class WayIn(Anchored):
     "From samples to latents."
     @reading
-    def latents(self, name: str, x, *, alpha: float = 1.0, among=None, generator: torch.Generator | None = None) -> Tensor:
+    def latents(self, name: str, x, *, alpha: float = 1.0, among=None, generator: torch.Generator | None = None, progress: bool = False) -> Tensor:
         """A latent `[n,q]` from the zone of each sample; `alpha` 0 is the zone's centre.
 
         The samples share the space with each other, and with those in `among` if given: one sample alone owns all of it.
-        Where `among` is a `LatentZones`, see `zones_of`, each joins it alone and its batch mates play no part.
+        Where `among` is a `LatentZones`, see `zones_of`, each joins it alone and its batch mates play no part; `progress` shows a bar.
         """
         x = self.check(name, x)
-        if isinstance(among, LatentZones): return among.encode(points=self[name].anchors(x), alpha=alpha, generator=generator)
+        if isinstance(among, LatentZones): return among.encode(points=self[name].anchors(x), alpha=alpha, generator=generator, progress=progress)
         zones, index = self[name].zones(x if among is None else join(x, self.check(name, among)))
         if zones.anchors.shape[1] != self.latent_dim:
             raise ValueError(f"{name}: its anchors have {zones.anchors.shape[1]} dimensions, wanted {self.latent_dim}")
         if len(zones) == 1: warnings.warn(f"{name}: a single sample owns the whole latent space; give others in `among`", stacklevel=3)
         index = torch.arange(len(zones), device=zones.anchors.device) if index is None else index
-        return zones.encode(index[:len(x)], alpha=alpha, generator=generator)
+        return zones.encode(index[:len(x)], alpha=alpha, generator=generator, progress=progress)
 
 
 def join(x, others):
@@ -235,14 +235,16 @@ class LatentZoningNetwork(WayOut):
     `types` maps a name ("image", "label", …) to its `DataType`. All tasks run without gradients, in eval mode, and draw from `generator`.
     `among`: who else shares the space, more samples or, see `zones_of`, ready zones of a whole set.
     """
-    def translate(self, x, source: str, target: str, *, alpha: float = 1.0, among=None, generator=None, **options):
+    def translate(self, x, source: str, target: str, *, alpha: float = 1.0, among=None, generator: torch.Generator | None = None,
+                  progress: bool = False, **options):
         "From samples of one type to samples of another, through a latent of each sample's zone."
-        z = self.latents(source, x, alpha=alpha, among=among, generator=generator)
+        z = self.latents(source, x, alpha=alpha, among=among, generator=generator, progress=progress)
         return self.decode(target, z, known={source: x}, generator=generator, **options)
 
-    def classify(self, x: Tensor, *, alpha: float = 0.0, among: Tensor | LatentZones | None = None, generator: torch.Generator | None = None) -> Tensor:
+    def classify(self, x: Tensor, *, alpha: float = 0.0, among: Tensor | LatentZones | None = None, generator: torch.Generator | None = None,
+                 progress: bool = False) -> Tensor:
         "Labels `[n]` of images `[n,c,h,w]`: the class zone in which each image's zone (α = 0: its centre) lies [§5]."
-        return self.translate(x, "image", "label", alpha=alpha, among=among, generator=generator)
+        return self.translate(x, "image", "label", alpha=alpha, among=among, generator=generator, progress=progress)
 
     def generate(self, name: str, n: int | None = None, *, label=None, generator: torch.Generator | None = None, **options):
         "Draw samples: `n` from the prior, or one from the zone of each `label` (one label with `n`, or `[n]`)."

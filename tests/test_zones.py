@@ -478,10 +478,33 @@ def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(steps):
     for n in (256, 1024):
         anchors, z = (torch.randn(n, q, generator=torch.Generator().manual_seed(seed)).requires_grad_() for seed in (0, 1))
         zones = LatentZones(anchors, steps=steps, block=64)
-        for name, function in (("encode", lambda: zones.encode(noise=z)), ("flow", lambda: zones.flow(z, range(n)).log_prob)):
+        for name, function in (("encode", lambda: zones.encode(noise=z)), ("flow", lambda: zones.flow(z, range(n)).log_prob),
+                               ("guests", lambda: zones.encode(points=z, alpha=0.5))):
             sizes = {}
 
             def pack(x): sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(); return x
 
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): kept = function()
             assert kept.requires_grad and 2 * steps <= sum(sizes.values()) / (4 * n * q) < 2 * steps + 8, name
+
+
+@pytest.mark.parametrize("solver", ["adams", "euler"])
+def test_gradient_with_guests_reaches_everything(solver):
+    "Anchors, weights, points and noise, in two blocks; the window is fixed, as gradients do not run through it."
+    options = {"window": 6.0, "unit": 0.5} if solver == "adams" else {"gap": 0.2}
+    anchors, points, noise = (randn(k, 3, seed=seed).requires_grad_() for k, seed in ((5, 0), (4, 1), (4, 2)))
+    weights = torch.tensor([0.5, 1.0, 2.0, 1.0, 0.7], dtype=torch.float64, requires_grad=True)
+
+    def encode(*x): return LatentZones(x[0], x[1], solver=solver, steps=4, block=6, **options).encode(points=x[2], noise=x[3])
+
+    assert torch.autograd.gradcheck(encode, (anchors, weights, points, noise))
+
+
+def test_a_weight_of_zero_has_no_gradient_and_spoils_no_other():
+    weights = torch.tensor([0.0, 1, 1, 2, 1, 1], dtype=torch.float64, requires_grad=True)
+    zones = LatentZones(randn(6, 3), weights, window=5.0)
+    (found,) = torch.autograd.grad(zones.encode([1, 2], randn(2, 3, seed=1)).sum(), weights)
+    without = weights.detach()[1:].requires_grad_()
+    (wanted,) = torch.autograd.grad(LatentZones(randn(6, 3)[1:], without, window=5.0, unit=zones.spread / 10).encode([0, 1], randn(2, 3, seed=1)).sum(), without)
+    assert found[0] == 0 and found.isfinite().all()
+    close(found[1:], wanted.numpy(), 1e-9)
