@@ -508,3 +508,11 @@ def test_a_weight_of_zero_has_no_gradient_and_spoils_no_other():
     (wanted,) = torch.autograd.grad(LatentZones(randn(6, 3)[1:], without, window=5.0, unit=zones.spread / 10).encode([0, 1], randn(2, 3, seed=1)).sum(), without)
     assert found[0] == 0 and found.isfinite().all()
     close(found[1:], wanted.numpy(), 1e-9)
+
+
+def test_index_of_any_integer_type():
+    zones, noise = LatentZones(randn(5, 3)), randn(2, 3, seed=1)
+    wanted = zones.encode([1, 4], noise)
+    for dtype in (torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64):
+        assert torch.equal(zones.encode(torch.tensor([1, 4], dtype=dtype), noise), wanted)
+        with pytest.raises(ValueError, match="index: got values from 1 to 5, wanted 0 to 4"): zones.encode(torch.tensor([1, 5], dtype=dtype))
