@@ -1,7 +1,7 @@
 """From the numbers of a table to Markdown; nothing is measured here."""
 import math
 
-NAMES = {"encode": "latents: `encode`", "alignment": "alignment: `flow` and `alignment_loss`",
+NAMES = {"encode": "latents: `encode`", "alignment": "alignment: `flow` and `alignment_loss`", "every": "`flow`, the loss a mean over all evaluations",
          "euler": "published Euler", "dpm": "published DPM-Solver++", "ours": "ours"}
 
 
@@ -74,7 +74,8 @@ def speed_text(protocol: dict, rows: dict) -> str:
     return (f"n = {protocol['n']} anchors and as many samples, q = {protocol['q']}, {protocol['steps']} evaluations, {protocol['dtype']}, "
             f"forward and backward. *Products alone* are the seven matrix products in an evaluation and its way back, into tensors "
             f"that exist already.{rate} They and ours take turns; the ratio is the median of {protocol['pairs']}, each to the mean of its two "
-            f"neighbours. *Faster* divides the one run of the published solver by the median of ours right before and after it. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
+            f"neighbours. An alignment loss counts the best evaluation of each latent, and the way back from behind it is not taken; the last row "
+            f"is a loss whose way back is whole. *Faster* divides the one run of the published solver by the median of ours right before and after it. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
 
 
 def speed(result: dict) -> str: return speed_text(result["protocol"], result["rows"])

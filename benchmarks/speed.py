@@ -7,11 +7,11 @@ from torch import Tensor
 
 from benchmarks import machine
 from benchmarks.process import fresh, gauge, seconds, too_large
-from benchmarks.published import euler_alignment, euler_latents
+from benchmarks.published import euler_alignment, euler_decode, euler_latents
 from lzn_nb.alignment import alignment_loss
 from lzn_nb.zones import LatentZones
 
-PARTS = ("encode", "alignment")
+PARTS = ("encode", "alignment", "every")
 CUTOFF = 0.2
 
 
@@ -38,7 +38,12 @@ def ours(part: str, n: int, q: int, steps: int, device: str) -> Callable:
         alignment_loss(points, LatentZones(x, steps=steps), target, cutoff=CUTOFF).backward()
         return x.grad
 
-    return {"encode": encode, "alignment": alignment}[part]
+    def every() -> Tensor:
+        x, points = anchors.clone().requires_grad_(), z.clone().requires_grad_()
+        LatentZones(x, steps=steps).flow(points, target).log_prob.exp().mean().backward()
+        return x.grad
+
+    return {"encode": encode, "alignment": alignment, "every": every}[part]
 
 
 def published(part: str, n: int, q: int, steps: int, device: str) -> Callable:
@@ -56,7 +61,12 @@ def published(part: str, n: int, q: int, steps: int, device: str) -> Callable:
         euler_alignment(points, x, target, steps, CUTOFF).backward()
         return x.grad
 
-    return {"encode": encode, "alignment": alignment}[part]
+    def every() -> Tensor:
+        x, points = anchors.clone().requires_grad_(), z.clone().requires_grad_()
+        euler_decode(points, x, steps)[1][:, target, target].mean().backward()
+        return x.grad
+
+    return {"encode": encode, "alignment": alignment, "every": every}[part]
 
 
 def bare(n: int, q: int, steps: int, device: str) -> Callable:

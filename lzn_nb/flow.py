@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
            'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'Posterior', 'Block',
-           'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'retrace', 'with_guests', 'Walk', 'Trajectory',
-           'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window',
-           'Adams', 'make_solver']
+           'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings', 'retrace', 'with_guests', 'Walk',
+           'Trajectory', 'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between',
+           'Euler', 'Window', 'Adams', 'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
@@ -192,7 +192,7 @@ class Block(Posterior):
 # %% ../nbs/00_flow.ipynb #e4d25f2e
 class LogitAdjoint(Block):
     "A block on the way back, first half: each posterior is computed again from its state, and the derivative reaches the logits."
-    parts = 2  # behind the probabilities, the derivatives by the logits: one product takes both to the anchors
+    parts = 2  # behind the probabilities of b ≤ size samples, the derivatives by the logits: one product takes both to the anchors
 
     def balance(self, d_logits: Tensor) -> Tensor:
         "Rows that add up to exactly 0, in place: the own entry is what the others leave."
@@ -206,11 +206,11 @@ class LogitAdjoint(Block):
         Leaves the posterior in the first half of `prob`.
         """
         b = len(state)
-        by_prob, less = torch.mm(g, self.anchors.T, out=self.scores[b:]), torch.mul(g, slope, out=self.query[b:]).sum(1, keepdim=True)
+        by_prob, less = torch.mm(g, self.anchors.T, out=self.scores[b:2 * b]), torch.mul(g, slope, out=self.query[b:2 * b]).sum(1, keepdim=True)
         if g_log_prob is not None: less = less + g_log_prob[:, None]  # (log P)' = 1 at the target, less P
         by_prob -= less if self.own is None else less + by_prob.gather(1, self.own[:, None])  # from one product, so that copies cancel
         prob = torch.softmax(self.logits(state, lam), 1, out=self.prob[:b])
-        d_logits = torch.mul(prob, by_prob, out=self.prob[b:])
+        d_logits = torch.mul(prob, by_prob, out=self.prob[b:2 * b])
         if g_log_prob is not None: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
         return self.balance(d_logits)
 
@@ -229,9 +229,9 @@ class Adjoint(LogitAdjoint):
         if own is not None: self.to_anchors.index_add_(0, own, torch.mul(by_state, lam, out=self.query[:b]))
         self.take_off_own(self.prob[:b])
         self.query[:b] = g
-        if own is None: torch.mul(state, lam, out=self.query[b:])
-        else: torch.addcmul(state, self.own_anchors, lam, out=self.query[b:]).mul_(lam)
-        self.to_anchors.addmm_(self.prob.T, self.query)
+        if own is None: torch.mul(state, lam, out=self.query[b:2 * b])
+        else: torch.addcmul(state, self.own_anchors, lam, out=self.query[b:2 * b]).mul_(lam)
+        self.to_anchors.addmm_(self.prob[:2 * b].T, self.query[:2 * b])
         square = (lam * lam).expand(b, 1)
         self.to_logits.addmm_(torch.cat([torch.ones_like(square), square], 1).T, d_logits)
         return by_state
@@ -265,6 +265,16 @@ def follow(block: Block, course: Course, state: Tensor, past: Sequence[Tensor], 
         if k < len(course.weights): states.append(weighted_sum(course.weights[k], slopes, states[k]))
     return states, slopes, torch.stack(log_probs) if log_probs else None, top
 
+# %% ../nbs/00_flow.ipynb #f9d37469
+def meetings(g_log_prob: Tensor) -> tuple[Tensor, list[int]]:
+    """Samples `[b]` in the order in which the way back first meets a derivative of theirs, and how many it has met by each evaluation.
+
+    `g_log_prob` `[r,b]`: derivatives by the log-probabilities, where there are no others.
+    """
+    number = torch.arange(1, len(g_log_prob) + 1, device=g_log_prob.device)[:, None]
+    last = (number * (g_log_prob != 0)).amax(0)  # evaluation with a derivative, counted from 1; 0 for none
+    return last.argsort(descending=True, stable=True), (last >= number).sum(1).tolist()
+
 # %% ../nbs/00_flow.ipynb #833ec0c6
 def retrace(
     block: Adjoint, course: Course, states: Sequence[Tensor], slopes: Sequence[Tensor], past: int, target: Tensor | None,
@@ -275,22 +285,26 @@ def retrace(
     `states` and `slopes` in the order of the r evaluations. Gives the derivatives by the first state `[b,q]` and by the
     `past` slopes `[past,b,q]`; those by anchors and weights add up in the block.
     """
-    r, weights, zero, again = len(states), course.weights, torch.zeros_like(states[0]), torch.empty_like(states[0])
-    after = [zero if g is None else g]  # derivatives by the states after the evaluations k, k+1, k+2
+    b, weights, zero, again = len(states[0]), course.weights, torch.zeros_like(states[0]), torch.empty_like(states[0])
+    after, order, met = [zero if g is None else g], None, [b] * len(states)  # derivatives by the states after evaluations k, k+1, k+2
+    late = g is None and g_slope is None and block.own is None and course.lams[0].ndim == 0
+    if late and g_log_prob is not None: order, met = meetings(g_log_prob)
+    first = lambda x, c: x if x is None or order is None else x[order[:c]]
 
-    def by_slope(k: int, out: Tensor | None = None) -> Tensor:
-        parts = [(weights[k + j][j], g) for j, g in enumerate(after) if 0 <= k + j < len(weights) and j < len(weights[k + j])]
-        return weighted_sum([w for w, _ in parts], [g for _, g in parts], g_slope if k == r - 1 and g_slope is not None else zero, out)
+    def by_slope(k: int, c: int, start: Tensor = zero, out: Tensor | None = None) -> Tensor:
+        parts = [(weights[k + j][j], g[:c]) for j, g in enumerate(after) if 0 <= k + j < len(weights) and j < len(weights[k + j])]
+        return weighted_sum([w for w, _ in parts], [g for _, g in parts], start[:c], out)
 
-    for k in reversed(range(r)):
-        by_log_prob = None if g_log_prob is None else g_log_prob[k]
-        by_state = block.pull(states[k], course.lams[k], slopes[k], by_slope(k, again), target, by_log_prob)
-        after = [by_state.add_(after[0]), *after[:2]]
-    by_start, by_past = after[0], []
+    for k, c in reversed([(k, c) for k, c in enumerate(met) if c > 0]):
+        mine = by_slope(k, c, zero if k + 1 < len(met) or g_slope is None else g_slope, again[:c])
+        watched = first(target, c), None if g_log_prob is None else first(g_log_prob[k], c)
+        by_state = block.pull(first(states[k], c), course.lams[k], first(slopes[k], c), mine, *watched).add_(after[0][:c])
+        after = [by_state if c == b else torch.cat([by_state, zero[c:]]), *after[:2]]
+    by_start, by_past, back = after[0], [], slice(None) if order is None else order.argsort()
     for i in range(past):
-        by_past.append(by_slope(-1 - i))
+        by_past.append(by_slope(-1 - i, b))
         after = [zero, *after[:2]]
-    return by_start, torch.stack(by_past) if by_past else None
+    return by_start[back], torch.stack(by_past)[:, back] if by_past else None
 
 # %% ../nbs/00_flow.ipynb #a4bfc445
 def with_guests(anchors: Tensor, log_weights: Tensor, guests: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -315,25 +315,43 @@ CASES = [("own", columns(9, 46), 0), ("own", NUMBERS, 2), ("free", NUMBERS, 2), 
          ("free", plan_course([0.5], None), 0), ("own", plan_course([0.5], 0.0), 0)]  # fmt: skip
 
 
-@pytest.mark.parametrize("part", ["state", "slope", "log_prob", "all"])
+def up_to_here(r, m):
+    "`[r,m]`: a sample is watched up to an evaluation of its own, some not at all."
+    return (torch.arange(r)[:, None] < torch.arange(m) % (r + 1)).double()
+
+
+@pytest.mark.parametrize("part", ["state", "slope", "log_prob", "early", "all"])
 @pytest.mark.parametrize("frame, course, p", CASES)
 def test_values_and_gradients_are_those_of_plain_autograd(frame, course, p, part):
-    "For each result alone, and for all together."
+    "For each result alone, for log-probabilities that count up to an evaluation only, and for all together."
     anchors, state, log_weights = randn(7, 3, seed=48).requires_grad_(), randn(9, 3, seed=49).requires_grad_(), log_shares(7, 50).requires_grad_()
     own, target, past = None if frame == "free" else torch.arange(9) % 7, torch.arange(9).flip(0) % 7, randn(p, 9, 3, seed=51).requires_grad_()
     way = integrate(state, course, anchors, log_weights, own=own, past=past if p else None, target=target)
     expected = plain(state, course, anchors, log_weights, own, past, target)
     for got, wanted in zip((way.state, way.slope, way.log_prob), expected):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
-    names = ("state", "slope", "log_prob") if part == "all" else (part,)
+    names = ("state", "slope", "log_prob") if part == "all" else ("log_prob",) if part == "early" else (part,)
+    counts = up_to_here(*way.log_prob.shape) if part == "early" else 1.0
     leaves = (anchors, state, log_weights) + ((past,) if p else ())
 
     def pulled(results):
-        scalar = sum((x * randn(*x.shape, seed=52)).sum() for name, x in zip(("state", "slope", "log_prob"), results) if name in names)
+        scalar = sum((counts * x * randn(*x.shape, seed=52)).sum() for name, x in zip(("state", "slope", "log_prob"), results) if name in names)
         return torch.autograd.grad(scalar, leaves, allow_unused=True, materialize_grads=True)
 
     for got, wanted in zip(pulled((way.state, way.slope, way.log_prob)), pulled(expected)):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-10)
+
+
+def test_the_way_back_begins_where_a_sample_was_last_watched(monkeypatch):
+    "Of nine samples those are pulled back that were watched there or later, and an evaluation that nobody needs is left out."
+    pulled, pull = [], flow.Adjoint.pull
+    monkeypatch.setattr(flow.Adjoint, "pull", lambda self, state, *rest: pulled.append(len(state)) or pull(self, state, *rest))
+    way = integrate(randn(9, 3, seed=49), NUMBERS, randn(7, 3, seed=48).requires_grad_(), log_shares(7, 50), target=torch.arange(9) % 7)
+    (up_to_here(4, 9)[:, :4] * way.log_prob[:, :4]).sum().backward(retain_graph=True)
+    assert pulled == [1, 2, 3]
+    pulled.clear()
+    (way.log_prob.sum() + way.slope.sum()).backward()
+    assert pulled == [9, 9, 9, 9]
 
 
 def test_weights_of_each_sample_are_those_of_its_row():
