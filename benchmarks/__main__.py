@@ -15,7 +15,7 @@ MEASURE = {"speed": speed.measure, "memory": memory.measure, "accuracy": accurac
 
 # Sizes that try the code in seconds; their numbers mean nothing.
 TINY = {
-    "speed": dict(n=48, q=16, steps=3, pairs=2),
+    "speed": dict(n=48, q=16, steps=3, pairs=2, baseline_runs=1),
     "memory": dict(sizes=(24, 48), q=16, steps=3),
     "accuracy": dict(families=["gaussian-q16", "gaussian-q2"], seeds=(0,), n=40, truth_steps=50),
     "full-set": dict(m=60, n=200, q=16, steps=3, repeats=2),

@@ -136,7 +136,7 @@ def race(n: int, q: int, device: str, repeats: int, time_cap: float, tell: Calla
 def measure(shapes=SHAPES, steps: int = 20, pairs: int = 9, device: str = "cuda", repeats: int = 7, baseline: bool = True,
             time_cap: float = 300, tell: Callable = lambda text: None) -> dict:
     "The table `gpu`: the comparison of the table `speed` for each shape [n,q], then the candidates for one evaluation."
-    found = [speed.measure(n, q, steps, pairs, device, baseline, time_cap, tell) for n, q in shapes]
+    found = [speed.measure(n, q, steps, pairs, device, baseline, time_cap, tell, baseline_runs=1) for n, q in shapes]
     races = [{"n": n, "q": q, "rows": race(n, q, device, repeats, time_cap, tell)} for n, q in shapes]
     protocol = {"shapes": [list(shape) for shape in shapes], "steps": steps, "pairs": pairs, "repeats": repeats, "device": device}
     return {"table": "gpu", **machine.describe(device), "protocol": protocol,

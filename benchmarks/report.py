@@ -53,6 +53,12 @@ def header(result: dict) -> str:
 
 # -- speed -----------------------------------------------------------------------------------------
 
+def factor(row: dict) -> str:
+    "How many times faster than the published solver, with the range if it ran more than once."
+    if len(row["published_runs"]) == 1: return times(row["times_faster"])
+    return f"{times(row['times_faster'])} ({digits(row['times_faster_min'])}–{digits(row['times_faster_max'])})"
+
+
 def speed_rows(rows: dict) -> str:
     table = []
     for part, row in rows.items():
@@ -60,7 +66,7 @@ def speed_rows(rows: dict) -> str:
             table.append([NAMES[part], row["skipped"], *[""] * 7])
             continue
         other = row["published"]
-        last = [f"{duration(other['seconds'])} (ours beside it: {duration(other['ours_seconds'])})", times(row["times_faster"]), size(row["ours"]["peak_bytes"]), size(other["peak_bytes"]),
+        last = [f"{duration(other['seconds'])} (ours beside it: {duration(other['ours_seconds'])})", factor(row), size(row["ours"]["peak_bytes"]), size(other["peak_bytes"]),
                 times(row["times_less_memory"])] if "seconds" in other else [other["skipped"], "", size(row["ours"]["peak_bytes"]), "", ""]
         table.append([NAMES[part], duration(row["ours_seconds"]), duration(row["bare_seconds"]),
                       f"{digits(row['ratio'])} ({digits(row['ratio_min'])}–{digits(row['ratio_max'])})", *last])
@@ -75,7 +81,7 @@ def speed_text(protocol: dict, rows: dict) -> str:
             f"forward and backward. *Products alone* are the seven matrix products in an evaluation and its way back, into tensors "
             f"that exist already.{rate} They and ours take turns; the ratio is the median of {protocol['pairs']}, each to the mean of its two "
             f"neighbours. An alignment loss counts the best evaluation of each latent, and the way back from behind it is not taken; the last row "
-            f"is a loss whose way back is whole. *Faster* divides the one run of the published solver by the median of ours right before and after it. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
+            f"is a loss whose way back is whole. *Faster* divides a run of the published solver by the median of ours right before and after it; of {count(protocol['baseline_runs'], 'such run')} the middle one is shown. Memory is the peak above what the process held before the call.\n\n{speed_rows(rows)}")
 
 
 def speed(result: dict) -> str: return speed_text(result["protocol"], result["rows"])

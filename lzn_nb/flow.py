@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
            'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'Posterior', 'Block',
-           'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings', 'retrace', 'with_guests', 'Walk',
-           'Trajectory', 'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between',
-           'Euler', 'Window', 'Adams', 'make_solver']
+           'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings', 'retrace', 'keeps_tables',
+           'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count',
+           'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
@@ -147,14 +147,11 @@ class Posterior:
 
     With `own` `[size]` and `half_squares` `[size,n]`, states are measured from the own anchors. `log_weights` `[n]` or `[size,n]`.
     """
-    parts = 1  # tables of `[size,n]` in each buffer
-
     def __init__(self, anchors: Tensor, log_weights: Tensor, size: int, own: Tensor | None = None, half_squares: Tensor | None = None):
         self.anchors, self.log_weights, self.own = anchors, log_weights, own
         self.half_squares = anchors.square().sum(1) / 2 if half_squares is None else half_squares
-        self.scores = anchors.new_empty(self.parts * size, len(anchors))
+        self.scores, self.query = anchors.new_empty(size, len(anchors)), anchors.new_empty(size, anchors.shape[1])
         self.prob = self.scores if anchors.device.type == "cpu" else torch.empty_like(self.scores)  # a CPU's softmax works in place
-        self.query = anchors.new_empty(self.parts * size, anchors.shape[1])
 
     def bias(self, lam: Tensor, out: Tensor) -> None:
         "The part of the logits `[size,n]` that does not depend on the state."
@@ -168,8 +165,8 @@ class Posterior:
         return self.scores[:b].addmm_(torch.mul(state, lam, out=self.query[:b]), self.anchors.T)
 
     def posterior(self, state: Tensor, lam: Tensor) -> Tensor:
-        "P(a_l | state, λ) `[size,n]`, valid until the next call."
-        return torch.softmax(self.logits(state, lam), 1, out=self.prob)
+        "P(a_l | state, λ), valid until the next call: `[size,n]`, or fewer rows for fewer states."
+        return torch.softmax(self.logits(state, lam), 1, out=self.prob[:len(state)])
 
 # %% ../nbs/00_flow.ipynb #e24b5ac1
 class Block(Posterior):
@@ -181,18 +178,32 @@ class Block(Posterior):
         prob = torch.softmax(logits, 1, out=self.prob)
         return prob, below + prob.amax(1).log()
 
-    def take_off_own(self, prob: Tensor) -> Tensor:
-        "1 off the own probability, in place."
+    def off_own(self, prob: Tensor) -> Tensor:
+        "The probabilities less 1 for the own anchor, in place."
         return prob if self.own is None else prob.scatter_add_(1, self.own[:, None], prob.new_full((len(prob), 1), -1.0))
 
     def slope(self) -> Tensor:
         "Derivative of the state in λ `[size,q]` after `posterior`, which it uses up: the mean of the anchors, less the own one."
-        return self.take_off_own(self.prob) @ self.anchors
+        return self.off_own(self.prob) @ self.anchors
+
+
+class KeptBlock(Block):
+    "A block that has a table of its own for each evaluation, `off_own` after `slope`, instead of one for all."
+    def __init__(self, anchors: Tensor, log_weights: Tensor, size: int, own: Tensor | None = None, half_squares: Tensor | None = None):
+        super().__init__(anchors, log_weights, size, own, half_squares)
+        self.tables = []
+
+    def logits(self, state: Tensor, lam: Tensor) -> Tensor:
+        self.prob = torch.empty_like(self.scores)
+        self.tables.append(self.prob)
+        return super().logits(state, lam)
 
 # %% ../nbs/00_flow.ipynb #e4d25f2e
 class LogitAdjoint(Block):
-    "A block on the way back, first half: each posterior is computed again from its state, and the derivative reaches the logits."
-    parts = 2  # behind the probabilities of b ≤ size samples, the derivatives by the logits: one product takes both to the anchors
+    "A block on the way back, first half: from the derivatives by slope and log-probability to those by the logits."
+    def __init__(self, anchors: Tensor, log_weights: Tensor, size: int, own: Tensor | None = None, half_squares: Tensor | None = None):
+        super().__init__(anchors, log_weights, size, own, half_squares)
+        self.by_logits = torch.empty_like(self.scores)
 
     def balance(self, d_logits: Tensor) -> Tensor:
         "Rows that add up to exactly 0, in place: the own entry is what the others leave."
@@ -200,17 +211,16 @@ class LogitAdjoint(Block):
         d_logits.scatter_(1, self.own[:, None], 0.0)
         return d_logits.scatter_(1, self.own[:, None], -d_logits.sum(1, keepdim=True))
 
-    def d_logits(self, state: Tensor, lam: Tensor, slope: Tensor, g: Tensor, target: Tensor | None = None, g_log_prob: Tensor | None = None) -> Tensor:
-        """(6): derivative by the logits `[size,n]` from those by the slope `g` `[size,q]` and by the target's log-probability `[size]`.
+    def d_logits(self, off_own: Tensor, slope: Tensor, g: Tensor, target: Tensor | None = None, g_log_prob: Tensor | None = None) -> Tensor:
+        """(6): derivative by the logits `[b,n]` from those by the slope `g` `[b,q]` and by the target's log-probability `[b]`.
 
-        Leaves the posterior in the first half of `prob`.
+        `off_own` `[b,n]`, `slope` `[b,q]`: as they were on the way there, of all samples or of the first b.
         """
-        b = len(state)
-        by_prob, less = torch.mm(g, self.anchors.T, out=self.scores[b:2 * b]), torch.mul(g, slope, out=self.query[b:2 * b]).sum(1, keepdim=True)
+        b = len(g)
+        by_prob, less = torch.mm(g, self.anchors.T, out=self.by_logits[:b]), torch.mul(g, slope, out=self.query[:b]).sum(1, keepdim=True)
         if g_log_prob is not None: less = less + g_log_prob[:, None]  # (log P)' = 1 at the target, less P
         by_prob -= less if self.own is None else less + by_prob.gather(1, self.own[:, None])  # from one product, so that copies cancel
-        prob = torch.softmax(self.logits(state, lam), 1, out=self.prob[:b])
-        d_logits = torch.mul(prob, by_prob, out=self.prob[b:2 * b])
+        d_logits = by_prob.mul_(off_own)  # at the own anchor it does not matter
         if g_log_prob is not None: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
         return self.balance(d_logits)
 
@@ -222,16 +232,19 @@ class Adjoint(LogitAdjoint):
         self.own_anchors = None if own is None else anchors[own]
         self.to_anchors, self.to_logits = torch.zeros_like(anchors), anchors.new_zeros(2, len(anchors))  # Σ D and Σ λ² D
 
-    def pull(self, state: Tensor, lam: Tensor, slope: Tensor, g: Tensor, target: Tensor | None = None, g_log_prob: Tensor | None = None) -> Tensor:
-        "From the derivatives by slope `g` `[size,q]` and by the target's log-probability `[size]` to that by state `[size,q]`."
-        b, own, d_logits = len(state), self.own, self.d_logits(state, lam, slope, g, target, g_log_prob)
+    def pull(self, state: Tensor, lam: Tensor, slope: Tensor, g: Tensor, target: Tensor | None = None, g_log_prob: Tensor | None = None,
+             table: Tensor | None = None) -> Tensor:
+        """From the derivatives by slope `g` `[b,q]` and by the target's log-probability `[b]` to that by state `[b,q]`.
+
+        `table` `[b,n]`: the `off_own` of this evaluation where it was kept; else it is computed again from the state.
+        """
+        b, own, off_own = len(state), self.own, self.off_own(self.posterior(state, lam)) if table is None else table
+        d_logits = self.d_logits(off_own, slope, g, target, g_log_prob)
+        self.to_anchors.addmm_(off_own.T, g)
+        seen = torch.mul(state, lam, out=self.query[:b]) if own is None else torch.addcmul(state, self.own_anchors, lam, out=self.query[:b]).mul_(lam)
+        self.to_anchors.addmm_(d_logits.T, seen)
         by_state = (d_logits @ self.anchors).mul_(lam)
         if own is not None: self.to_anchors.index_add_(0, own, torch.mul(by_state, lam, out=self.query[:b]))
-        self.take_off_own(self.prob[:b])
-        self.query[:b] = g
-        if own is None: torch.mul(state, lam, out=self.query[b:2 * b])
-        else: torch.addcmul(state, self.own_anchors, lam, out=self.query[b:2 * b]).mul_(lam)
-        self.to_anchors.addmm_(self.prob[:2 * b].T, self.query[:2 * b])
         square = (lam * lam).expand(b, 1)
         self.to_logits.addmm_(torch.cat([torch.ones_like(square), square], 1).T, d_logits)
         return by_state
@@ -277,12 +290,12 @@ def meetings(g_log_prob: Tensor) -> tuple[Tensor, list[int]]:
 
 # %% ../nbs/00_flow.ipynb #833ec0c6
 def retrace(
-    block: Adjoint, course: Course, states: Sequence[Tensor], slopes: Sequence[Tensor], past: int, target: Tensor | None,
-    g: Tensor | None, g_slope: Tensor | None, g_log_prob: Tensor | None,
+    block: Adjoint, course: Course, states: Sequence[Tensor], slopes: Sequence[Tensor], tables: Sequence[Tensor | None], past: int,
+    target: Tensor | None, g: Tensor | None, g_slope: Tensor | None, g_log_prob: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     """The same block back again, from the derivatives by its last state and slope `[b,q]` and log-probabilities `[r,b]`.
 
-    `states` and `slopes` in the order of the r evaluations. Gives the derivatives by the first state `[b,q]` and by the
+    `states`, `slopes` and `tables` (or None) in the order of the r evaluations. Gives the derivatives by the first state `[b,q]` and by the
     `past` slopes `[past,b,q]`; those by anchors and weights add up in the block.
     """
     b, weights, zero, again = len(states[0]), course.weights, torch.zeros_like(states[0]), torch.empty_like(states[0])
@@ -298,13 +311,18 @@ def retrace(
     for k, c in reversed([(k, c) for k, c in enumerate(met) if c > 0]):
         mine = by_slope(k, c, zero if k + 1 < len(met) or g_slope is None else g_slope, again[:c])
         watched = first(target, c), None if g_log_prob is None else first(g_log_prob[k], c)
-        by_state = block.pull(first(states[k], c), course.lams[k], first(slopes[k], c), mine, *watched).add_(after[0][:c])
+        by_state = block.pull(first(states[k], c), course.lams[k], first(slopes[k], c), mine, *watched, first(tables[k], c)).add_(after[0][:c])
         after = [by_state if c == b else torch.cat([by_state, zero[c:]]), *after[:2]]
     by_start, by_past, back = after[0], [], slice(None) if order is None else order.argsort()
     for i in range(past):
         by_past.append(by_slope(-1 - i, b))
         after = [zero, *after[:2]]
     return by_start[back], torch.stack(by_past)[:, back] if by_past else None
+
+# %% ../nbs/00_flow.ipynb #b86afb37
+def keeps_tables(n: int, q: int) -> bool:
+    "Whether the probabilities of n anchors are kept for the way back: where they are no more than three times the states and slopes in q dimensions."
+    return n <= 6 * q
 
 # %% ../nbs/00_flow.ipynb #a4bfc445
 def with_guests(anchors: Tensor, log_weights: Tensor, guests: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -319,15 +337,15 @@ def with_guests(anchors: Tensor, log_weights: Tensor, guests: Tensor | None) -> 
 
 # %% ../nbs/00_flow.ipynb #6cc5796e
 class Walk(torch.autograd.Function):
-    "One block along a course. Kept for the way back: states and slopes, q numbers for each evaluation and sample, and no more."
+    "One block along a course. Kept for the way back: states and slopes, q numbers for each evaluation and sample, and tables if `small`."
     @staticmethod
-    def forward(ctx, state, past, anchors, log_weights, guests, course, own, target, distances, half_squares, keep):
-        block = Block(*with_guests(anchors, log_weights, guests), len(state), own, half_squares)
+    def forward(ctx, state, past, anchors, log_weights, guests, course, own, target, distances, half_squares, keep, small):
+        block = (KeptBlock if small else Block)(*with_guests(anchors, log_weights, guests), len(state), own, half_squares)
         states, slopes, log_prob, top = follow(block, course, state, past, target)
         r = len(course.lams)
         ctx.course, ctx.own, ctx.target, ctx.distances, ctx.past = course, own, target, distances, len(past)
-        small = half_squares is not None and len(anchors) <= r * anchors.shape[1]  # no more than the states themselves
-        ctx.save_for_backward(anchors, log_weights, guests, half_squares if small else None, *states[:r], *slopes[:r])
+        few = half_squares is not None and not small and len(anchors) <= r * anchors.shape[1]  # no more than the states themselves
+        ctx.save_for_backward(anchors, log_weights, guests, half_squares if few else None, *states[:r], *slopes[:r], *(block.tables if small else [None] * r))
         kept = torch.stack(states[:r]) if keep else None
         ctx.mark_non_differentiable(top, *([kept] if keep else []))
         ctx.set_materialize_grads(False)
@@ -337,13 +355,14 @@ class Walk(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g, g_slope, g_log_prob, *_):
         anchors, log_weights, guests, half_squares, *kept = ctx.saved_tensors
-        r, n = len(kept) // 2, len(anchors)
-        if ctx.own is not None and half_squares is None: half_squares = ctx.distances().to(anchors)
+        r, n = len(kept) // 3, len(anchors)
+        states, slopes, tables = kept[:r], kept[2 * r - 1:r - 1:-1], kept[2 * r:]
+        if ctx.own is not None and half_squares is None and tables[0] is None: half_squares = ctx.distances().to(anchors)
         with torch.autocast(anchors.device.type, enabled=False):  # float32 stays float32 in a run with mixed precision
             block = Adjoint(*with_guests(anchors, log_weights, guests), len(kept[0]), ctx.own, half_squares)
-            by_state, by_past = retrace(block, ctx.course, kept[:r], kept[:r - 1:-1], ctx.past, ctx.target, g, g_slope, g_log_prob)
+            by_state, by_past = retrace(block, ctx.course, states, slopes, tables, ctx.past, ctx.target, g, g_slope, g_log_prob)
             by_anchors = block.by_anchors()
-            return by_state, by_past, by_anchors[:n], block.to_logits[0, :n], None if guests is None else by_anchors[n:], *[None] * 6
+            return by_state, by_past, by_anchors[:n], block.to_logits[0, :n], None if guests is None else by_anchors[n:], *[None] * 7
 
 # %% ../nbs/00_flow.ipynb #6844f0a1
 @dataclass
@@ -373,7 +392,10 @@ def integrate(
         distances = distances or partial(half_square_distances, with_guests(anchors, log_weights, guests)[0].detach(), own)
         half_squares = (distances() if half_squares is None else half_squares).to(anchors)
     past = state.new_zeros(0, *state.shape) if past is None else past
-    return Trajectory(*Walk.apply(state, past, anchors, log_weights, guests, course, own, target, distances, half_squares, keep))
+    leaves = state, past, anchors, log_weights, guests
+    width = len(anchors) + (0 if guests is None else len(guests))
+    small = keeps_tables(width, anchors.shape[1]) and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
+    return Trajectory(*Walk.apply(*leaves, course, own, target, distances, half_squares, keep, small))
 
 # %% ../nbs/00_flow.ipynb #f974edc3
 def block_size(n: int, device: torch.device) -> int:

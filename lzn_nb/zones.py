@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from lzn_nb.flow import (
-    Course, Trajectory, block_size, check_count, check_memory, half_square_distances, in_float64, integrate, make_solver,
-    nearest_distances, posterior_logits, time_from_lam, with_guests,
+    Course, Trajectory, block_size, check_count, check_memory, half_square_distances, in_float64, integrate, keeps_tables,
+    make_solver, nearest_distances, posterior_logits, time_from_lam, with_guests,
 )
 
 # %% ../nbs/01_zones.ipynb #4af7af2a
@@ -331,7 +331,7 @@ def kept_numbers(samples: Members) -> int:
     "How many numbers a latent keeps: its own, and with gradients what the way back needs."
     (n, q), r = samples.zones.anchors.shape, samples.zones.solver.steps
     if not torch.is_grad_enabled(): return q
-    return (2 * r + 8) * q + min(n, r * q)
+    return (2 * r + 8) * q + (r * n if keeps_tables(n, q) else min(n, r * q))
 
 
 def check_room(zones: AnchorSet, m: int, numbers: int) -> None:
@@ -418,7 +418,8 @@ def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bo
     if target is not None:
         target = check_index("target", target, zones)
         if len(target) != len(z): raise ValueError(f"target: got {len(target)} entries, wanted {len(z)}, one for each latent")
-    check_room(zones, len(z), (2 * zones.solver.steps + 8 if torch.is_grad_enabled() or keep else 6) * z.shape[1])
+    (n, q), r, grad = zones.anchors.shape, zones.solver.steps, torch.is_grad_enabled()
+    check_room(zones, len(z), (2 * r + 8 if grad or keep else 6) * q + (r * n if grad and keeps_tables(n, q) else 0))
     course = zones.solver.forward_course(float(zones.distances.min()) if zones.solver.knows_start else 0.0, zones.spread)
     return joined(zones, z, course, flow_in_blocks(zones, course, z, target, keep, progress))
 

@@ -70,6 +70,14 @@ def test_ratio_is_to_the_neighbours_in_time():
     assert found["ratio"] == found["ratio_min"] == found["ratio_max"] == 2.0
 
 
+def test_of_several_runs_of_the_published_solver_the_middle_one_counts():
+    runs = [{"seconds": seconds, "ours_seconds": 0.5, "peak_bytes": 8} for seconds in (9.0, 1.0, 2.0)]
+    found = speed.middle_run(runs)
+    assert (found["times_faster_min"], found["times_faster"], found["times_faster_max"]) == (2.0, 4.0, 18.0) and found["published"] is runs[2]
+    assert "4.0 × (2.00–18.0)" in report.factor(found)
+    assert speed.middle_run([runs[0], {"skipped": "no room"}]) == {"published": {"skipped": "no room"}}
+
+
 def test_ours_and_published_do_the_same_work(monkeypatch):
     "With the library's own published Euler instead of its solver, gradients of all that is timed agree."
     for module in (speed, memory): monkeypatch.setattr(module, "LatentZones", partial(LatentZones, solver="euler"))

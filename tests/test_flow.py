@@ -27,6 +27,12 @@ def log_shares(n, seed):
     return (weights / weights.sum()).log()
 
 
+@pytest.fixture(params=[True, False])
+def tables(request, monkeypatch):
+    "Tables kept for the way back, or not."
+    monkeypatch.setattr(flow, "keeps_tables", lambda n, q: request.param)
+
+
 def uniform(anchors):
     return anchors.new_full((len(anchors),), -math.log(len(anchors)))
 
@@ -265,6 +271,7 @@ def test_float32_tells_twins_apart(solver, distance):
     assert ((single - double).norm(dim=1) / double.norm(dim=1)).max() < 0.01
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("solver", [Euler(20), Adams(10)])
 @pytest.mark.parametrize("distance, most", [(1e-2, 1e-3), (1e-3, 1e-2)])
 def test_float32_gradient_at_twins(solver, distance, most):
@@ -320,10 +327,12 @@ def up_to_here(r, m):
     return (torch.arange(r)[:, None] < torch.arange(m) % (r + 1)).double()
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("part", ["state", "slope", "log_prob", "early", "all"])
 @pytest.mark.parametrize("frame, course, p", CASES)
-def test_values_and_gradients_are_those_of_plain_autograd(frame, course, p, part):
-    "For each result alone, for log-probabilities that count up to an evaluation only, and for all together."
+def test_values_and_gradients_are_those_of_plain_autograd(frame, course, p, part, kept, monkeypatch):
+    "For each result alone, for log-probabilities that count up to an evaluation only, and for all together; with tables kept and computed again."
+    monkeypatch.setattr(flow, "keeps_tables", lambda n, q: kept)
     anchors, state, log_weights = randn(7, 3, seed=48).requires_grad_(), randn(9, 3, seed=49).requires_grad_(), log_shares(7, 50).requires_grad_()
     own, target, past = None if frame == "free" else torch.arange(9) % 7, torch.arange(9).flip(0) % 7, randn(p, 9, 3, seed=51).requires_grad_()
     way = integrate(state, course, anchors, log_weights, own=own, past=past if p else None, target=target)
@@ -376,10 +385,10 @@ def test_blocks_of_any_size_give_the_same(size):
     torch.testing.assert_close(*(torch.autograd.grad(x.sin().sum(), anchors)[0] for x in (parts, whole)), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n, calls", [(6, 1), (60, 2)])
+@pytest.mark.parametrize("n, calls", [(12, 1), (13, 1), (16, 1), (17, 2), (60, 2)])
 def test_distances_are_kept_while_small_and_computed_again_when_large(n, calls):
-    "With 4 evaluations in 2 dimensions, small means n ≤ 8. Either way the gradient is that of plain autograd."
-    anchors, noise, own, course, log_weights = randn(n, 2, seed=60).requires_grad_(), randn(6, 2, seed=61), torch.arange(6), columns(6, 62), log_shares(n, 63)
+    "With 8 evaluations in 2 dimensions, 12 anchors' tables are kept, 16 anchors' distances. Either way the gradient is that of plain autograd."
+    anchors, noise, own, course, log_weights = randn(n, 2, seed=60).requires_grad_(), randn(6, 2, seed=61), torch.arange(6), columns(6, 62, 8), log_shares(n, 63)
     asked = []
 
     def distances():
@@ -399,10 +408,11 @@ def test_distances_that_are_given_are_not_computed():
     assert torch.equal(given_them, integrate(noise, course, anchors, uniform(anchors), own=own).state)
 
 
+@pytest.mark.parametrize("n, tables", [(200, 0), (24, 1)])
 @pytest.mark.parametrize("frame", ["own", "free"])
-def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(frame):
-    "States and slopes, and a few more numbers for each sample and dimension."
-    n, q, r = 200, 4, 5
+def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(frame, n, tables):
+    "States and slopes, and a few more numbers for each sample and dimension; tables only where they are few times as much."
+    q, r = 4, 5
     anchors, noise, kept = randn(n, q, seed=64).requires_grad_(), randn(n, q, seed=65), {}
 
     def pack(x):
@@ -412,12 +422,21 @@ def test_what_is_kept_for_the_way_back_does_not_grow_with_the_square(frame):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
         way = integrate(noise, columns(n, 66, r), anchors, uniform(anchors), own=torch.arange(n) if frame == "own" else None, target=torch.arange(n))
         loss = way.state.sum() + way.log_prob.sum()
-    assert 8 * n * q * 2 * r <= sum(kept.values()) <= 8 * n * q * (2 * r + 4)
+    always, more = 8 * n * q * 2 * r, 8 * tables * r * n * n
+    assert always + more <= sum(kept.values()) <= always + more + 8 * n * q * 4 and more <= 3 * always
     loss.backward()
     assert anchors.grad.isfinite().all()
 
 
+def test_no_tables_are_kept_where_nobody_goes_back(monkeypatch):
+    monkeypatch.setattr(flow, "KeptBlock", lambda *_: pytest.fail("kept"))
+    anchors, noise = randn(6, 2, seed=60), randn(6, 2, seed=61)
+    integrate(noise, NUMBERS, anchors, uniform(anchors))
+    with torch.no_grad(): integrate(noise, NUMBERS, anchors.requires_grad_(), uniform(anchors))
+
+
 # -- gradients ----------------------------------------------------------------------------------
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("solver", [Euler(1), Euler(5, 1e-3), *(Adams(5, order, window=6.0, unit=0.3) for order in (1, 2, 3)), Adams(1, window=3.0, unit=1.0)])
 def test_gradient_of_the_inverse_flow(solver):
     anchors, noise = randn(4, 2, seed=24).requires_grad_(), randn(5, 2, seed=25).requires_grad_()
@@ -425,6 +444,7 @@ def test_gradient_of_the_inverse_flow(solver):
     assert torch.autograd.gradcheck(lambda a, u, w: encode(a, u, solver, own, w), (anchors, noise, log_weights))
 
 
+@pytest.mark.usefixtures("tables")
 @pytest.mark.parametrize("solver", [Euler(5), Adams(5, window=4.0, unit=0.3)])
 def test_gradient_of_the_forward_flow_and_its_log_probabilities(solver):
     anchors, z, log_weights = randn(4, 2, seed=27).requires_grad_(), randn(5, 2, seed=28).requires_grad_(), log_shares(4, 29).requires_grad_()
@@ -437,11 +457,13 @@ def test_gradient_of_the_forward_flow_and_its_log_probabilities(solver):
     assert torch.autograd.gradcheck(watched, (anchors, z, log_weights))
 
 
+@pytest.mark.usefixtures("tables")
 def test_gradient_of_past_slopes():
     anchors, z, past = randn(4, 2, seed=67).requires_grad_(), randn(5, 2, seed=68).requires_grad_(), randn(2, 5, 2, seed=69).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, z, p: integrate(z, NUMBERS, a, uniform(a), past=p).state, (anchors, z, past))
 
 
+@pytest.mark.usefixtures("tables")
 def test_gradient_at_twins_is_finite():
     anchors = torch.cat([randn(1, 3, seed=29)] * 2 + [randn(2, 3, seed=30)]).requires_grad_()
     for solver in (Euler(10), Adams(10)):
