@@ -383,7 +383,7 @@ def integrate(
     """Integrate dy/dλ = m(y, λ) along `course`, all samples as one block; differentiable once in state, past, guests, anchors, log-weights.
 
     `state` `[m,q]` is y, or for samples of the anchors `own` `[m]` the noise that y implies, y - λ·anchors[own]; `distances`
-    computes their `half_squares` `[m,n]` (default: `half_square_distances`), now unless given, and again on the way back.
+    computes their `half_squares` `[m,n]` (default: `half_square_distances`), now unless given, and on the way back if need be.
     `past` `[p,m,q]`: slopes known from before the first evaluation, newest first. `target` `[m]` asks for log-probabilities.
     `guests` `[m,q]`: samples that join the anchors, each alone, and behind which `own` then counts. Checks nothing: `LatentZones` does.
     """
