@@ -1,4 +1,4 @@
-"""Several processes: shares, rows of all ranks with their gradient, and steps that are the same on one, two and three ranks."""
+"""Several processes: shares, rows of all ranks with their gradient, steps that are the same on one, two and three ranks. And batches in pieces."""
 import os
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lzn_nb.alignment import alignment_loss
 from lzn_nb.network import LabelType
-from lzn_nb.parallel import gather_rows, mean_weight, own_rows, rank_and_world, share
+from lzn_nb.parallel import gather_rows, in_pieces, mean_weight, own_rows, rank_and_world, share
 from lzn_nb.zones import LatentZones
 
 torch.set_num_threads(1)
@@ -123,3 +123,45 @@ def test_the_sum_over_ranks_matters(tmp_path):
     mp.spawn(forgetful, (2, str(tmp_path)), nprocs=2)
     found, wanted = torch.load(tmp_path / "found.pt"), step("representation", 12, torch.float64)
     assert abs(found[0] - wanted[0]) < 1e-10 and (found - wanted)[1:].norm() > 0.01 * wanted[1:].norm()
+
+
+# -- pieces -------------------------------------------------------------------------------------
+def aligned(encode, n=13):
+    "Gradients of the alignment of two views, by the weights and by the samples."
+    torch.manual_seed(3)
+    views, noise = torch.randn(2, n, 6).double().requires_grad_(), torch.randn(n, 4).double()
+    network = encoder(torch.float64)
+    first, second = (encode(network, view) for view in views)
+    loss = alignment_loss(LatentZones(first).encode(noise=noise), LatentZones(second), torch.arange(n))
+    return loss.detach(), *torch.autograd.grad(loss, [views, *network.parameters()])
+
+
+@pytest.mark.parametrize("size", [1, 4, 13, 50, None])
+def test_a_batch_in_pieces_has_the_gradient_of_the_whole(size):
+    for got, wanted in zip(aligned(lambda network, x: in_pieces(network, size, x)), aligned(lambda network, x: network(x))):
+        torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-12)
+
+
+def test_pieces_replay_dropout():
+    "The gradient is that of the masks that were drawn on the way there, and the global generator goes on from where it was."
+    x, network = torch.randn(9, 50), torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(50, 3))
+
+    def gradient(forward):
+        torch.manual_seed(4)
+        loss = forward().square().sum()
+        after = torch.rand(())
+        return after, *torch.autograd.grad(loss, list(network.parameters()))
+
+    got, wanted = gradient(lambda: in_pieces(network, 4, x)), gradient(lambda: torch.cat([network(part) for part in x.split(4)]))
+    for one, other in zip(got, wanted): torch.testing.assert_close(one, other)
+
+
+def test_pieces_run_the_network_on_one_piece_at_a_time_and_twice():
+    seen, weight = [], torch.ones(3, requires_grad=True)
+    in_pieces(lambda x, y: seen.append(len(x)) or x * weight + y, 4, torch.randn(10, 3), torch.randn(10, 3)).sum().backward()
+    assert seen[:3] == [4, 4, 2] and sorted(seen[3:]) == [2, 4, 4]
+
+
+@pytest.mark.parametrize("size", [0, -1, True, 2.0])
+def test_pieces_of_no_size(size):
+    with pytest.raises(ValueError, match="size: got .*, wanted an integer ≥ 1, or None"): in_pieces(torch.nn.Identity(), size, torch.ones(2))
