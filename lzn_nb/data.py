@@ -382,11 +382,11 @@ def _order(n: int, batch: int, seed: int, start_step: int) -> Iterator[Tensor]:
 # %% ../nbs/03_data.ipynb #1f305480
 def batches(
     split: Split, batch: int, *, seed: int, start_step: int = 0,
-    device: torch.device | str | None = None, workers: int = 0,
+    device: torch.device | str | None = None, workers: int = 0, rows: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches: images `[batch,c,h,w]`, float32 in [-1, 1], and labels `[batch]`, int64, on `device`.
 
-    Epoch e is shuffled with `seed + e`; `start_step` takes up the sequence at that batch.
+    Epoch e is shuffled with `seed + e`; `start_step` takes up the sequence at that batch; `rows` reads a part of each only.
     Raises `ValueError` if the split is smaller than one batch."""
     whole = {"batch": (batch, 1), "start_step": (start_step, 0), "seed": (seed, 0), "workers": (workers, 0)}
     for name, (value, least) in whole.items():
@@ -394,7 +394,7 @@ def batches(
             raise ValueError(f"{name}: got {value!r}; wanted a whole number, at least {least}")
     if len(split) < batch:
         raise ValueError(f"batch: got {batch}, but the split has {len(split)} images; wanted at most as many")
-    order = _order(len(split), batch, seed, start_step)
+    order = (index[rows] for index in _order(len(split), batch, seed, start_step))
     if split.lazy:
         return _from_disk(split, order, seed, device, workers)
     return _from_memory(split, order, device)

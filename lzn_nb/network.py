@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .rectified_flow import invert, sample
-from .zones import LatentZones
+from .zones import LatentZones, NotFinite
 
 # %% ../nbs/06_network.ipynb #1153a8b1
 def reading(method: Callable) -> Callable:
@@ -102,13 +102,13 @@ class ImageInput(DataType):
         self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder.classes else ()
 
     def check(self, x) -> Tensor:
-        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or NaN."
+        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or (not in training) NaN."
         x = torch.as_tensor(x)
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
             wanted = ",".join(map(str, self.shape))
             raise ValueError(f"image: got {x.dtype} of shape {list(x.shape)}, wanted floating [b,{wanted}] in [-1, 1]")
-        if not x.isfinite().all():
-            raise ValueError(f"image: number {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])} holds NaN or infinity, wanted numbers in [-1, 1]")
+        if not self.training and not x.isfinite().all():  # looking makes a GPU wait; training notices by its gradient
+            raise NotFinite(f"image: number {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])} holds NaN or infinity, wanted numbers in [-1, 1]")
         return x.to(next(self.parameters(), x))
 
     def anchors(self, x) -> Tensor:

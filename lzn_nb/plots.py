@@ -18,7 +18,7 @@ from typing import Sequence
 import torch
 from torch import Tensor
 
-from .training import write_atomically
+from .runs import write_atomically
 
 # %% ../nbs/09_plots.ipynb #034bdef4
 def figure_png(figure, dpi: float | None = None) -> bytes:

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lzn_nb.data import load_data
-from lzn_nb.scenarios.joint import (JOINT_PRESETS, JointConfig, jittered, joint_losses, joint_network, joint_rates, load_joint,
+from lzn_nb.scenarios.joint import (JOINT_PRESETS, JointConfig, jittered, joint_components, joint_losses, joint_network, load_joint,
                                     results_table, run_joint)
-from lzn_nb.training import get_preset, read_metrics
+from lzn_nb.runs import read_metrics
+from lzn_nb.training import get_preset
 
 TINY = JOINT_PRESETS["tiny"]
 
@@ -74,7 +75,7 @@ def test_baseline_has_neither_encoder_nor_latent():
     config = dataclasses.replace(TINY, zones=False)
     network = joint_network(config, (1, 8, 8), 10)
     assert network["image"].encoder is None and network["image"].decoder.latent_dim == 0
-    assert set(joint_rates(config, network)) == {"decoder"} and set(losses(config, network, *batch())) == {"loss", "flow"}
+    assert set(joint_components(config, network)) == {"decoder"} and set(losses(config, network, *batch())) == {"loss", "flow"}
 
 
 def test_same_decoder_size_up_to_the_latent():
@@ -101,7 +102,7 @@ def run(tmp_path_factory):
 
 
 def test_run_leaves_what_it_promises(run):
-    assert {p.name for p in run.out.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", "report.html"}
+    assert {p.name for p in run.out.iterdir()} == {"config.json", "environment.jsonl", "metrics.jsonl", "checkpoints", "report.html"}
     lines = read_metrics(run.out)
     assert lines[-1]["final"] and lines[-1]["step"] == TINY.steps
     for key in ("accuracy", "agreement", "entropy", "probe", "reconstruction", "judge_accuracy"): assert math.isfinite(lines[-1][key])
@@ -113,18 +114,18 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypat
     import lzn_nb.scenarios.joint as joint
     calls = 0
 
-    def stopping(*arguments):
+    def stopping(*arguments, **more):
         nonlocal calls
         calls += 1
         if calls == 14: raise KeyboardInterrupt
-        return joint_losses(*arguments)
+        return joint_losses(*arguments, **more)
 
     monkeypatch.setattr(joint, "joint_losses", stopping)
     with pytest.raises(KeyboardInterrupt): run_joint("digits", "tiny", tmp_path / "b", progress=False)
     monkeypatch.setattr(joint, "joint_losses", joint_losses)
     resumed = run_joint("digits", "tiny", tmp_path / "b", progress=False, resume=True)
     for name, weight in run.network.state_dict().items(): assert torch.equal(weight, resumed.network.state_dict()[name]), name
-    timeless = lambda record: {k: v for k, v in record.items() if "seconds" not in k}
+    timeless = lambda record: {k: v for k, v in record.items() if not any(clock in k for clock in ("second", "memory"))}
     assert [timeless(r) for r in read_metrics(run.out)] == [timeless(r) for r in read_metrics(resumed.out)]
 
 

@@ -1,10 +1,14 @@
-"""The loop: a run is a function of settings and seed, what is written stays, and broken numbers stop it."""
+"""The loop: a run is a function of settings and seed, what is written stays, and broken numbers are left out."""
 import dataclasses
-import json
 import math
 import os
-import pickle
+import random
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,61 +16,66 @@ import pytest
 import torch
 from torch import nn
 
+import lzn_nb.runs as runs
 import lzn_nb.training as training
-from lzn_nb.training import (TrainConfig, Trainer, averaged, drop_metrics_after, ema_decay, final_figures, get_preset, load_checkpoint,
-                             open_run, pick_device, rate_factor, read_metrics, run_update, save_checkpoint, step_generator, train,
-                             write_atomically, write_metrics)
+from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from lzn_nb.runs import open_run, read_metrics
+from lzn_nb.training import (Average, Component, StopRequest, Terminated, TrainConfig, Trainer, ema_decay, explain_fields, get_preset, load_weights,
+                             pick_device, plan_run, rate_factor, run_update, seed_everything, step_generator, train)
 
 GOLDENS = Path(__file__).parent / "goldens"
+CLOCKS = ("seconds", "images_per_second", "memory_gb")
 
 
 # -- a small run ------------------------------------------------------------------------------
 class Small(nn.Module):
-    "Two components, dropout, a buffer that moves with training, and a parameter that no loss reaches."
+    "Two components, dropout, a buffer that moves with training, a parameter that no loss reaches, and one that belongs to no component."
     def __init__(self):
         super().__init__()
         self.body, self.head = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(0.2)), nn.Linear(8, 1)
-        self.idle = nn.Parameter(torch.ones(2))
+        self.head.idle = nn.Parameter(torch.ones(2))
+        self.fixed = nn.Parameter(torch.ones(1))
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
 
     def forward(self, x):
         self.calls += 1
-        return self.head(self.body(x))
+        return self.head(self.body(x)) * self.fixed
 
 
-def small(**changes) -> Trainer:
+def small(parts=None, **changes) -> Trainer:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Small()
     config = dataclasses.replace(TrainConfig(steps=40, batch=16, warmup=5, schedule="cosine", ema=0.9, log_every=3, save_every=10), **changes)
-    return Trainer(network, config, {"body": (network.body.parameters(), 1e-2), "head": ([*network.head.parameters(), network.idle], 3e-2)})
+    return Trainer(network, config, {"body": Component(network.body, 1e-2, **(parts or {}).get("body", {})), "head": Component(network.head, 3e-2, **(parts or {}).get("head", {}))})
 
 
-def stream(step):
+def stream(number, size=16):
     while True:
-        x = torch.randn(16, 3, generator=step_generator(5, step))
+        x = torch.randn(size, 3, generator=step_generator(5, number))
         yield x, torch.sin(x.sum(1, keepdim=True))
-        step += 1
+        number += 1
 
 
 def losses(network, x, y, generator):
-    fit = (network(x + 0.1 * torch.randn(x.shape, generator=generator)) - y).square().mean()
+    "Noise from the generator that is given, and from every global one."
+    shift = 0.01 * (torch.randn(()) + random.gauss(0, 1) + np.random.randn())
+    fit = (network(x + 0.1 * torch.randn(x.shape, generator=generator)) - y + shift).square().mean()
     return {"loss": 2 * fit, "fit": fit}
 
 
-def go(trainer, out, losses=losses, stream=stream, seed=0):
-    return train(trainer, losses, stream, out, seed=seed, progress=False)
+def go(trainer, out, losses=losses, stream=stream, seed=0, **more):
+    return train(trainer, losses, stream, out, seed=seed, progress=False, **more)
 
 
 def same(a, b) -> bool:
-    "Equal bit for bit, but for the clock."
-    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key != "seconds")
+    "Equal bit for bit, but for the clocks."
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a if key not in CLOCKS)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
     return torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
 
 
-def checkpoints(out):
-    return sorted(path.name for path in (out / "checkpoints").iterdir())
+def saved(out): return [int(path.stem) for path in checkpoint_paths(out)]
 
 
 @pytest.fixture(scope="module")
@@ -81,21 +90,25 @@ def test_a_run_leaves_lines_and_two_checkpoints(finished):
     out, trainer = finished
     lines = read_metrics(out)
     assert [line["step"] for line in lines] == [*range(3, 40, 3), 40]
-    assert all(set(line) == {"step", "loss", "fit", "grad_norm", "seconds"} for line in lines)
+    assert all(set(line) == {"step", "loss", "fit", "grad_norm", "skipped", *CLOCKS} for line in lines)
     assert [a["seconds"] <= b["seconds"] for a, b in zip(lines, lines[1:])] == [True] * 13
-    assert checkpoints(out) == ["00000030.pt", "00000040.pt"]
-    assert same(load_checkpoint(out), trainer.state_dict())
+    assert saved(out) == [30, 40] and same(load_checkpoint(out), trainer.state_dict())
+    assert sorted(path.name for path in out.iterdir()) == ["checkpoints", "config.json", "environment.jsonl", "metrics.jsonl"]
 
 
 def test_training_learns_and_returns_the_average_ready_to_use(tmp_path):
     trainer = small(steps=300, log_every=1)
     network = go(trainer, tmp_path)
     fit = [line["fit"] for line in read_metrics(tmp_path)]
-    assert sum(fit[-50:]) < 0.7 * sum(fit[:50])
+    assert sum(fit[-50:]) < 0.8 * sum(fit[:50])
     assert network is trainer.average.module and not network.training and trainer.network.training
     assert not same(network.state_dict(), trainer.network.state_dict())
     assert network.calls == trainer.network.calls == 300  # buffers are kept in step, not averaged
-    assert torch.equal(trainer.network.idle, torch.ones(2))
+    assert torch.equal(trainer.network.head.idle, torch.ones(2)) and torch.equal(trainer.network.fixed, torch.ones(1))
+    other = Small()
+    load_weights(other, load_checkpoint(tmp_path)["average"])
+    assert same(other.state_dict(), network.state_dict())
+    with pytest.raises(ValueError, match="checkpoint: does not fit this network"): load_weights(nn.Linear(1, 1), load_checkpoint(tmp_path)["average"])
 
 
 def test_same_seed_same_run_other_seed_other_run(finished, tmp_path):
@@ -107,10 +120,10 @@ def test_same_seed_same_run_other_seed_other_run(finished, tmp_path):
     assert same(again.state_dict(), trainer.state_dict()) and not same(other.state_dict(), trainer.state_dict())
 
 
-def test_the_global_generator_is_left_alone(tmp_path):
-    before = torch.get_rng_state()
+def test_the_global_generators_are_left_alone(tmp_path):
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     go(small(steps=3), tmp_path)
-    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1] and np.random.get_state()[1].tolist() == before[2]
 
 
 # -- resume -----------------------------------------------------------------------------------
@@ -128,7 +141,7 @@ def test_resumed_is_uninterrupted(finished, tmp_path, step):
     whole, reference = finished
     out = open_run(tmp_path, {"seed": 0})
     with pytest.raises(KeyboardInterrupt): go(small(), out, stopping_at(step))
-    assert (step == 1) or checkpoints(out)[-1] == f"{step - 1:08d}.pt"  # nothing is lost
+    assert saved(out)[-1:] == ([step - 1] if step > 1 else [])  # nothing is lost
     trainer = small()
     network = go(trainer, open_run(tmp_path, {"seed": 0}, resume=True))
     assert same(trainer.state_dict(), reference.state_dict())
@@ -142,37 +155,45 @@ def test_interrupted_again_and_again(finished, tmp_path):
     trainer = small()
     go(trainer, tmp_path)
     assert same(trainer.state_dict(), finished[1].state_dict()) and same(read_metrics(tmp_path), read_metrics(finished[0]))
+    assert (tmp_path / "environment.jsonl").read_text().count("\n") == 5  # sittings
 
 
-@pytest.mark.filterwarnings("ignore:Seems like")  # PyTorch notices the replaced method
-@pytest.mark.parametrize("part", ["optimizer.step", "average.update_parameters"])
+@pytest.mark.parametrize("part", ["stepper.step", "average.update"])
 def test_an_update_cut_in_half_is_not_saved(finished, tmp_path, part):
     trainer = small()
+    trainer.begin(losses)
     owner, name = part.split(".")
-    act = getattr(getattr(trainer, owner), name)
+    cls = type(getattr(trainer, owner))
 
-    def interrupted(*arguments):
-        act(*arguments)
-        if trainer.step == 24: raise KeyboardInterrupt
+    def interrupted(self, *arguments):
+        act(self, *arguments)
+        if trainer.step == 23: raise KeyboardInterrupt
 
-    setattr(getattr(trainer, owner), name, interrupted)
-    with pytest.raises(KeyboardInterrupt): go(trainer, tmp_path)
-    assert checkpoints(tmp_path) == ["00000010.pt", "00000020.pt"] and read_metrics(tmp_path)[-1]["step"] == 24
+    act = getattr(cls, name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cls, name, interrupted)
+        with pytest.raises(KeyboardInterrupt): go(trainer, tmp_path)
+    assert saved(tmp_path) == [10, 20] and read_metrics(tmp_path)[-1]["step"] == 21
     resumed = small()
     go(resumed, tmp_path)
     assert same(resumed.state_dict(), finished[1].state_dict()) and same(read_metrics(tmp_path), read_metrics(finished[0]))
 
 
 def test_interrupted_between_update_and_its_line(finished, tmp_path, monkeypatch):
-    def late(out, **record):
-        if record["step"] == 24: raise KeyboardInterrupt
-        write_metrics(out, **record)
+    write = runs.write_metrics
 
-    monkeypatch.setattr(training, "write_metrics", late)
+    def late(out, **record):
+        if record.get("step") == 24: raise KeyboardInterrupt
+        write(out, **record)
+
+    monkeypatch.setattr(runs, "write_metrics", late)
     with pytest.raises(KeyboardInterrupt): go(small(), tmp_path)
     monkeypatch.undo()
+    assert saved(tmp_path)[-1] == 24
     go(small(), tmp_path)
-    assert same(read_metrics(tmp_path), read_metrics(finished[0]))  # the line is there, once
+    lines, whole = read_metrics(tmp_path), read_metrics(finished[0])
+    assert [line["step"] for line in lines] == [line["step"] for line in whole if line["step"] != 24]  # that line is lost, no other
+    assert same(lines, [line for line in whole if line["step"] != 24])
 
 
 def test_killed_without_warning(finished, tmp_path):
@@ -181,11 +202,11 @@ def test_killed_without_warning(finished, tmp_path):
     with pytest.raises(KeyboardInterrupt): go(small(), tmp_path, stopping_at(21))
     text = (whole / "metrics.jsonl").read_text().splitlines(True)
     (tmp_path / "metrics.jsonl").write_text("".join(text[:9]) + text[9][:20])
-    (tmp_path / "checkpoints" / ".00000030.pt.part").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".00000030.safetensors.part").write_bytes(b"half")
     trainer = small()
-    go(trainer, open_run(tmp_path, {}, resume=True) if (tmp_path / "config.json").exists() else tmp_path)
+    go(trainer, tmp_path)
     assert same(trainer.state_dict(), reference.state_dict()) and same(read_metrics(tmp_path), read_metrics(whole))
-    assert checkpoints(tmp_path) == ["00000030.pt", "00000040.pt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000030.safetensors", "00000040.safetensors"]
 
 
 def test_a_finished_run_is_not_trained_further(finished, tmp_path):
@@ -199,11 +220,10 @@ def test_a_finished_run_is_not_trained_further(finished, tmp_path):
 def test_time_adds_up_over_sittings(tmp_path):
     with pytest.raises(KeyboardInterrupt): go(small(), tmp_path, stopping_at(20))
     state = load_checkpoint(tmp_path)
-    state["seconds"] = 1000.0
-    save_checkpoint(tmp_path, state["step"], state)
+    save_checkpoint(tmp_path, state["step"], state | {"seconds": 1000.0})
     go(small(), tmp_path)
     seconds = [line["seconds"] for line in read_metrics(tmp_path)]
-    assert seconds[5] < 1000 < seconds[6] < seconds[-1]
+    assert seconds[5] < 1000 < seconds[6] < seconds[-1] < 1100
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path):
@@ -213,79 +233,292 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match="checkpoint: does not fit this network"): go(other, tmp_path)
 
 
+def test_a_stream_that_ends_is_named(tmp_path):
+    from itertools import islice
+    with pytest.raises(ValueError, match="stream: ended after 7 updates, wanted batches for 40"): go(small(), tmp_path, stream=lambda number: islice(stream(number), 7))
+    assert saved(tmp_path) == [7]
+
+
+# -- killed, by the system --------------------------------------------------------------------
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+import test_training as t
+import lzn_nb.runs as runs
+if {slow}:  # more time in the middle of writing a checkpoint
+    replace = runs.os.replace
+    def slowly(*a): time.sleep({slow}); replace(*a)
+    runs.os.replace = slowly
+def losses(*a):
+    time.sleep(0.004)
+    return t.losses(*a)
+t.go(t.small(save_every=2, log_every=1), {out!r}, losses)
+"""
+
+
+def child(out, slow=0.0):
+    source = SCRIPT.format(tests=str(Path(__file__).parent), out=str(out), slow=slow)
+    return subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    "A run of its own process from start to end: its folder."
+    out = tmp_path_factory.mktemp("undisturbed")
+    process = child(out)
+    assert process.communicate(timeout=120) and process.returncode == 0
+    return out
+
+
+def wait_for(out, step, process):
+    deadline = time.monotonic() + 100
+    while (not saved(out) or saved(out)[-1] < step) and time.monotonic() < deadline and process.poll() is None: time.sleep(0.001)
+
+
+@pytest.mark.parametrize("slow", [0.0, 0.05])
+def test_kill_9_at_random_moments(undisturbed, tmp_path, slow):
+    "Killed three times, with `slow` mostly in the middle of writing a checkpoint; resumed each time: bit for bit the run that nobody disturbed."
+    moments, halves = random.Random(int(100 * slow)), 0
+    for until in (6, 16, 26):
+        process = child(tmp_path, slow)
+        wait_for(tmp_path, until, process)
+        time.sleep(moments.uniform(0, 0.03))
+        process.kill()
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL and saved(tmp_path)[-1] < 40
+        halves += any((tmp_path / "checkpoints").glob(".*.part"))
+    assert halves if slow else True
+    process = child(tmp_path)
+    assert process.communicate(timeout=120) and process.returncode == 0
+    assert same(load_checkpoint(tmp_path), load_checkpoint(undisturbed)) and same(read_metrics(tmp_path), read_metrics(undisturbed))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000038.safetensors", "00000040.safetensors"]
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 1)])
+def test_a_signal_finishes_the_update_and_saves(undisturbed, tmp_path, number, status):
+    process = child(tmp_path)
+    wait_for(tmp_path, 10, process)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (status, -number) and (("Traceback" in err) == (number == signal.SIGINT))
+    assert saved(tmp_path)[-1] == read_metrics(tmp_path)[-1]["step"] < 40
+    process = child(tmp_path)
+    assert process.communicate(timeout=120) and process.returncode == 0
+    assert same(load_checkpoint(tmp_path), load_checkpoint(undisturbed)) and same(read_metrics(tmp_path), read_metrics(undisturbed))
+
+
+def test_a_second_ctrl_c_acts_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt): os.kill(os.getpid(), signal.SIGINT); time.sleep(0.1)
+    assert signal.getsignal(signal.SIGINT) is before and Terminated().code == 143
+
+
+def test_training_in_a_thread_hears_no_signals(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+    with ThreadPoolExecutor(1) as pool: pool.submit(go, small(steps=3), tmp_path).result()
+    assert saved(tmp_path) == [3]
+
+
 # -- numbers that break -----------------------------------------------------------------------
-def nan_loss(network, x, y, generator):
-    values = losses(network, x, y, generator)
-    return values if generator.initial_seed() != 24 else values | {"fit": values["fit"] * math.nan, "loss": values["loss"] * math.nan}
-
-
+def nan_loss(network, x, y, generator): return {name: value * math.nan for name, value in losses(network, x, y, generator).items()}
+def inf_loss(network, x, y, generator): return losses(network, x, y, generator) | {"loss": 0 * network.head.bias.sum() + math.inf}
 def nan_gradient(network, x, y, generator):
     values = losses(network, x, y, generator)
-    return values if generator.initial_seed() != 24 else values | {"loss": values["fit"].detach() + (0 * network.head.bias).sqrt().sum()}
+    return values | {"loss": values["fit"].detach() + (0 * network.head.bias).sqrt().sum()}
 
 
-@pytest.mark.parametrize("broken, words", [(nan_loss, ["loss is nan", "fit is nan"]), (nan_gradient, ["grad_norm is nan", "gradient of head.bias)"])])
-def test_nan_stops_before_anything_moves(finished, tmp_path, broken, words):
-    trainer = small()
-    with pytest.raises(FloatingPointError, match="^update 25: ") as caught: go(trainer, tmp_path, broken)
+def breaking(broken, first, last):
+    return lambda *given: (broken if first <= given[-1].initial_seed() + 1 <= last else losses)(*given)
+
+
+@pytest.mark.parametrize("broken", [nan_loss, inf_loss, nan_gradient])
+def test_an_update_that_is_not_finite_is_left_out_and_counted(tmp_path, broken):
+    trainer, before = small(log_every=1), {}
+
+    def watching(*given):
+        before[given[-1].initial_seed()] = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in flat(trainer.state_dict()).items()}
+        return breaking(broken, 25, 27)(*given)
+
+    go(trainer, tmp_path, watching)
+    for later in (25, 26, 27):  # before update 26 … 28 everything is as it was before update 25, but the counts
+        changed = {name for name, value in before[later].items() if not same(value, before[24][name])}
+        assert changed == {"step", "skipped"}, changed
+    assert before[27]["skipped"].tolist() == [3, 3] and trainer.skipped.tolist() == [3, 0] and trainer.step == 40
+    assert [line["skipped"] for line in read_metrics(tmp_path)][23:29] == [0, 1, 2, 3, 3, 3]
+    assert all(p.isfinite().all() for p in trainer.average.module.parameters())
+
+
+def flat(state, path=""):
+    if not isinstance(state, dict): return {path: state}
+    return {name: value for key, part in state.items() if key not in CLOCKS for name, value in flat(part, f"{path}.{key}" if path else key).items()}
+
+
+@pytest.mark.parametrize("broken, word", [(nan_loss, "gradient of body.0.weight"), (nan_gradient, "not finite: gradient of head.bias)")])
+def test_after_too_many_in_a_row_training_stops_with_a_diagnosis(finished, tmp_path, broken, word):
+    trainer = small(max_skipped=4)
+    with pytest.raises(FloatingPointError, match="^update 28: loss or gradient was not finite 4 times in a row") as caught: go(trainer, tmp_path, breaking(broken, 25, 99))
     message = str(caught.value)
-    assert all(word in message for word in words) and "lower learning rates" in message and "\n" not in message
-    assert trainer.step == 24 and checkpoints(tmp_path)[-1] == "00000024.pt"
-    assert same(load_checkpoint(tmp_path), trainer.state_dict())
-    assert same(read_metrics(tmp_path), read_metrics(finished[0])[:8])  # up to update 24, nothing lost
-    with pytest.raises(FloatingPointError, match="^update 25: "): go(small(), tmp_path, broken)  # the same numbers again
-    repaired = small()
-    go(repaired, tmp_path)
-    assert same(repaired.state_dict(), finished[1].state_dict())
+    assert word in message and "lower learning rates" in message and "\n" not in message
+    assert saved(tmp_path)[-1] == 28 and all(p.isfinite().all() for p in load_checkpoint(tmp_path)["network"].values())
+    with pytest.raises(FloatingPointError, match="^update 29: .* 5 times in a row"): go(small(max_skipped=4), tmp_path, breaking(broken, 25, 99))  # resumed: again
 
 
-def test_infinite_loss_stops_too(tmp_path):
-    with pytest.raises(FloatingPointError, match="update 1: loss is inf"):
-        go(small(), tmp_path, lambda *a: {"loss": losses(*a)["loss"] * math.inf})
-    assert checkpoints(tmp_path) == []  # no update, nothing to save
-
-
-def test_nan_in_the_data_is_named():
-    x, y = next(stream(0))
-    x[3, 1] = math.nan
-    with pytest.raises(FloatingPointError, match=r"not finite: batch\[0\]"): run_update(small(), losses, (x, y), seed=0)
+def test_nan_in_the_data_is_named(tmp_path):
+    def holes(number):
+        for x, y in stream(number): yield x.index_fill(0, torch.tensor(3), math.nan), y
+    with pytest.raises(FloatingPointError, match=r"update 2: .* 2 times in a row \(not finite: batch\[0\]"): go(small(max_skipped=2), tmp_path, stream=holes)
 
 
 def test_an_error_about_infinite_numbers_is_a_divergence():
-    def diverged(*_): raise ValueError("anchors: row 0 holds NaN or infinity, wanted finite numbers")
-    with pytest.raises(FloatingPointError, match="update 1: anchors: .* lower learning rates"): run_update(small(), diverged, next(stream(0)), seed=0)
+    from lzn_nb.zones import LatentZones
+    def diverged(*_): LatentZones(torch.full((2, 2), math.inf))
+    (trainer := small()).begin(diverged)
+    with pytest.raises(FloatingPointError, match="update 1: anchors: .* lower learning rates"): run_update(trainer, [next(stream(0))], seed=0)
 
 
 def test_a_mistake_stays_a_mistake_and_is_not_blamed_on_an_earlier_gradient():
     trainer = small()
-    with pytest.raises(FloatingPointError):
-        run_update(trainer, lambda n, *_: {"loss": (0 * n.head.bias).sqrt().sum()}, next(stream(0)), seed=0)
+    trainer.begin(nan_gradient)
+    run_update(trainer, [next(stream(0))], seed=0)
 
-    def mistaken(*_): raise ValueError("image: got shape [3]")
-    with pytest.raises(ValueError, match=r"^update 1: image: got shape \[3\]$"): run_update(trainer, mistaken, next(stream(0)), seed=0)
+    def mistaken(network, *_):
+        network.calls += 1
+        raise ValueError("image: got shape [3], wanted finite dimensions")
+    trainer.begin(mistaken)
+    with pytest.raises(ValueError, match=r"^update 2: image: got shape \[3\]"): run_update(trainer, [next(stream(0))], seed=0)
+    assert trainer.network.calls == 0  # of an update left out, and of one that failed
 
 
 # -- one update -------------------------------------------------------------------------------
 @pytest.mark.parametrize("clip", [1e-3, 1e6])
 def test_clipping_is_one_norm_over_all_components(clip):
     trainer, plain = small(clip=clip), small()
-    x, y = next(stream(0))
+    trainer.begin(losses)
     for model in (trainer.network, plain.network): model.eval()
-    figures = trainer.update(losses(trainer.network, x, y, step_generator(0, 0)))
+    (x, y), _ = next(stream(0)), seed_everything(0, 0)
+    figures = trainer.update([(x, y)], step_generator(0, 0))
+    seed_everything(0, 0)
     losses(plain.network, x, y, step_generator(0, 0))["loss"].backward()
     raw = torch.cat([p.grad.flatten() for p in plain.network.parameters() if p.grad is not None])
     clipped = torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None])
-    assert figures["grad_norm"] == pytest.approx(float(raw.norm()), rel=1e-6)  # logged before clipping
+    assert float(figures["grad_norm"]) == pytest.approx(float(raw.norm()), rel=1e-6)  # logged before clipping
     assert torch.allclose(clipped, raw * min(1, clip / float(raw.norm())), rtol=1e-4)
 
 
-def test_each_component_has_its_rate_times_the_factor():
-    trainer = small(warmup=10, schedule="constant")
+def test_each_component_has_its_rate_schedule_and_warmup():
+    trainer = small({"head": {"schedule": "cosine", "warmup": 0, "budget": 8}}, warmup=10, schedule="constant")
+    trainer.begin(losses)
     rates = []
     for batch, _ in zip(stream(0), range(12)):
-        rates.append([group["lr"] for group in trainer.optimizer.param_groups])
-        run_update(trainer, losses, batch, seed=0)
-    assert np.allclose(rates, [[1e-2 * min(1, k / 10), 3e-2 * min(1, k / 10)] for k in range(1, 13)])
+        run_update(trainer, [batch], seed=0)
+        rates.append({group["name"]: group["lr"] for group in trainer.optimizer.param_groups})
+    assert np.allclose([r["body"] for r in rates], [1e-2 * min(1, k / 10) for k in range(1, 13)])
+    assert np.allclose([r["head"] for r in rates[:8]], [3e-2 * (1 + math.cos(math.pi * k / 8)) / 2 for k in range(8)])
+    assert all(set(r) == {"body"} for r in rates[8:])
+
+
+def test_a_component_is_frozen_after_its_budget(tmp_path):
+    trainer, weights = small({"head": {"budget": 12}}), []
+
+    def watching(network, *given):
+        weights.append([p.detach().clone() for p in (*network.head.parameters(), *network.body.parameters())])
+        return losses(network, *given)
+
+    go(trainer, tmp_path, watching)
+    head = len(list(trainer.network.head.parameters()))
+    assert not same(weights[11][:1], weights[12][:1]) and all(same(weights[12][:head], later[:head]) for later in weights[13:])
+    assert all(not same(a[head:], b[head:]) for a, b in zip(weights, weights[1:]))
+    assert all(p.grad is None and not p.requires_grad and p not in trainer.optimizer.state for p in trainer.network.head.parameters())
+    assert [group["name"] for group in trainer.optimizer.param_groups] == ["body"] and not [n for n in load_checkpoint(tmp_path)["optimizer"] if n.startswith("head")]
+    for name, p in trainer.average.module.head.named_parameters(): assert not torch.equal(p, dict(trainer.network.head.named_parameters())[name]) or name == "idle"  # its average stays, too
+
+
+@pytest.mark.parametrize("step", [5, 12, 13, 14])
+def test_resumed_around_the_end_of_a_budget(tmp_path, step):
+    budget = {"head": {"budget": 12}}
+    whole, resumed = small(budget), small(budget)
+    go(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt): go(small(budget), tmp_path / "stopped", stopping_at(step))
+    go(resumed, tmp_path / "stopped")
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_budgets_that_all_end_before_the_run():
+    with pytest.raises(ValueError, match="components: all budgets end before the 40 updates"): small({"head": {"budget": 12}, "body": {"budget": 39}})
+
+
+def test_accumulated_parts_give_their_mean_gradient():
+    "Where samples do not know of each other, parts of a batch are the batch."
+    plain = lambda network, x, y, generator: {"loss": (network(x) - y).square().mean()}
+    found = []
+    for parts in (1, 4):
+        trainer = small(accumulate=parts)
+        trainer.begin(plain)
+        trainer.network.eval()
+        x, y = next(stream(0))
+        figures = trainer.update(list(zip(x.chunk(parts), y.chunk(parts))), step_generator(0, 0))
+        found.append([figures["loss"], figures["grad_norm"], *trainer.network.parameters()])
+    for a, b in zip(*found): torch.testing.assert_close(a, b)
+    assert small(accumulate=4).config.zone_batch == 4
+
+
+def test_accumulated_and_resumed(tmp_path):
+    quarter = lambda number: stream(number, 4)
+    whole, resumed = small(accumulate=4), small(accumulate=4)
+    go(whole, tmp_path / "whole", stream=quarter)
+    calls = []
+
+    def failing(*given):
+        calls.append(1)
+        if len(calls) == 4 * 17 + 3: raise KeyboardInterrupt  # in the middle of an update
+        return losses(*given)
+
+    with pytest.raises(KeyboardInterrupt): go(small(accumulate=4), tmp_path / "stopped", failing, quarter)
+    assert saved(tmp_path / "stopped")[-1] == 17
+    go(resumed, tmp_path / "stopped", stream=quarter)
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+@pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}])
+def test_other_ways_of_computing_resume_exactly_too(tmp_path, changes):
+    whole, resumed = small(**changes), small(**changes)
+    go(whole, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt): go(small(**changes), tmp_path / "stopped", stopping_at(17))
+    go(resumed, tmp_path / "stopped")
+    assert same(whole.state_dict(), resumed.state_dict())
+    assert all(p.dtype == torch.float32 for p in whole.network.parameters())
+
+
+def test_bf16_is_used_in_the_networks_and_not_in_the_state(tmp_path):
+    seen = []
+
+    def watching(network, x, y, generator):
+        seen.append(network.body[0](x).dtype)
+        return losses(network, x, y, generator)
+
+    go(small(steps=1, precision="bf16"), tmp_path / "a", watching)
+    go(small(steps=1), tmp_path / "b", watching)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_precisions_that_cannot_be(monkeypatch):
+    with pytest.raises(ValueError, match="precision: got 'fp16' on a CPU"): small(precision="fp16")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.raises(ValueError, match="precision: got 'no', but accelerate launch says 'bf16'"): small()
+    assert small(precision="bf16").accelerator.mixed_precision == "bf16"
+
+
+def test_trackers_get_the_figures(tmp_path):
+    with pytest.raises(ValueError, match="track: got 'notebook', wanted one of"): small(track="notebook")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    go(small(track="tensorboard"), tmp_path)
+    (events,) = tmp_path.rglob("events.out*.0")
+    found = EventAccumulator(str(events.parent)).Reload()
+    assert [(e.step, pytest.approx(e.value)) for e in found.Scalars("fit")] == [(line["step"], line["fit"]) for line in read_metrics(tmp_path)]
 
 
 def test_dropout_and_noise_are_other_random_numbers():
@@ -295,14 +528,71 @@ def test_dropout_and_noise_are_other_random_numbers():
         drawn["noise"], drawn["global"] = torch.rand(64, generator=generator), torch.rand(64)
         return losses(network, x, y, generator)
 
-    with torch.random.fork_rng(): run_update(small(), spy, next(stream(0)), seed=3)
+    (trainer := small()).begin(spy)
+    with torch.random.fork_rng(): run_update(trainer, [next(stream(0))], seed=3)
     assert not torch.isin(drawn["noise"], drawn["global"]).any()
+
+
+def test_ranks_have_dropout_of_their_own():
+    drawn = []
+    for rank in range(4):
+        with torch.random.fork_rng():
+            seed_everything(3, 7, rank)
+            drawn.append(torch.rand(64))
+    assert len({tuple(row.tolist()) for row in drawn}) == 4
 
 
 def test_no_two_updates_draw_the_same():
     "PyTorch's generator looks at 32 bits of the seed: a million updates of each of a hundred runs are apart in them."
     first, last = ([step_generator(seed, step).initial_seed() % 2**32 for seed in range(100)] for step in (0, 999_999))
     assert all(b - a == 999_999 for a, b in zip(first, last)) and all(b > a for a, b in zip(last, first[1:]))
+
+
+# -- evaluation, the best, a full disk --------------------------------------------------------
+def test_the_best_checkpoint_stays(finished, tmp_path):
+    scores = {8: 0.1, 16: 0.7, 24: 0.3, 32: 0.7, 40: 0.2}
+    trainer = small(eval_every=8)
+    go(trainer, tmp_path, evaluate=lambda network: {"score": scores[trainer.step], "error": float(not network.training)})
+    assert saved(tmp_path) == [16, 30, 40] and trainer.best == {"step": 16, "score": 0.7}
+    lines = {line["step"]: line for line in read_metrics(tmp_path)}
+    assert [lines[step]["valid_score"] for step in scores] == list(scores.values()) and lines[8]["valid_error"] == 1.0 and "valid_score" not in lines[9]
+    assert same(load_checkpoint(tmp_path)["network"], finished[1].state_dict()["network"])  # looking changes nothing
+    assert load_checkpoint(tmp_path, step=16)["step"] == 16 and load_checkpoint(tmp_path)["best"]["step"] == 16
+
+
+def test_the_best_is_remembered_over_a_resume(tmp_path):
+    scores = {8: 0.1, 16: 0.7, 24: 0.3, 32: 0.6, 40: 0.2}
+    for step in (20, None):
+        trainer = small(eval_every=8)
+        evaluate = lambda network: {"score": scores[trainer.step]}
+        if step is None: go(trainer, tmp_path, evaluate=evaluate)
+        else:
+            with pytest.raises(KeyboardInterrupt): go(trainer, tmp_path, stopping_at(step), evaluate=evaluate)
+    assert saved(tmp_path) == [16, 30, 40] and trainer.best["step"] == 16
+
+
+def test_a_full_disk_does_not_stop_training(finished, tmp_path, monkeypatch):
+    "Checkpoints cannot be written from update 20 to 30: told, the old one stays, and the next one is there again."
+    write = training.save_checkpoint
+
+    def full(out, step, *more):
+        if 20 <= step <= 30: raise OSError(28, "No space left on device")
+        return write(out, step, *more)
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    trainer = small()
+    with pytest.warns(UserWarning, match="checkpoint: cannot write that of update .* \\(No space left on device\\); training goes on, the newest one is that of update 10") as told: go(trainer, tmp_path)
+    assert len([w for w in told if "checkpoint" in str(w.message)]) == 2 and saved(tmp_path) == [10, 40]
+    assert same(trainer.state_dict(), finished[1].state_dict())
+
+
+def test_a_plan_is_measured_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = torch.get_rng_state()
+    plan = plan_run(small(), losses, stream)
+    assert plan["parameters of body"] == 32 and plan["parameters of head"] == 11 and plan["updates"] == 40 and plan["samples an update"] == 16
+    assert plan["training [s]"] == pytest.approx(plan["first update [s]"] + 39 * plan["update [s]"], abs=0.06) and plan["peak memory [GB]"] > 0.05
+    assert not list(tmp_path.iterdir()) and torch.equal(torch.get_rng_state(), before)
 
 
 # -- schedules --------------------------------------------------------------------------------
@@ -327,11 +617,11 @@ class TwoTensors(nn.Module):
 def test_average_equals_the_published_one(schedule, restore):
     golden = np.load(GOLDENS / "ema.npz", allow_pickle=False)
     first, second = (torch.from_numpy(golden[f"param{i}_seq"]) for i in (0, 1))
-    make = lambda: averaged(TwoTensors(first[0].clone(), second[0].clone()), float(golden[f"{schedule}__decay_max"]),
-                            warmup=bool(golden[f"{schedule}__use_num_updates"]))
+    make = lambda: Average(TwoTensors(first[0].clone(), second[0].clone()), float(golden[f"{schedule}__decay_max"]),
+                           warmup=bool(golden[f"{schedule}__use_num_updates"]))
     average = make()
     for k in range(1, len(first)):
-        average.update_parameters(TwoTensors(first[k], second[k]))
+        average.update(TwoTensors(first[k], second[k]))
         if restore:  # through a state dict, counter included
             average, state = make(), average.state_dict()
             average.load_state_dict(state)
@@ -373,6 +663,8 @@ def test_preset_changes_only_what_was_asked(changes):
     ({"mults": ("a",)}, "mults: got"), ({"mults": [1, 2.5]}, "mults: got"), ({"schedule": None}, "schedule: got None"),
     ({"schedule": "linear"}, "schedule: got 'linear'"), ({"steps": 0}, "steps: got 0"), ({"batch": -1}, "batch: got -1"), ({"warmup": -1}, "warmup"),
     ({"log_every": 0}, "log_every: got 0"), ({"save_every": 0}, "save_every: got 0"), ({"clip": 0.0}, "clip: got 0"), ({"clip": math.nan}, "clip: got nan"),
+    ({"precision": "half"}, "precision: got 'half', wanted 'no' or 'bf16' or 'fp16'"), ({"accumulate": 3}, "accumulate: got 3, wanted a number that divides the batch of 2"),
+    ({"accumulate": 0}, "accumulate: got 0"), ({"piece": -1}, "piece: got -1"), ({"keep": 0}, "keep: got 0"), ({"max_skipped": 0}, "max_skipped: got 0"), ({"workers": -1}, "workers"),
     ({"ema": 1.5}, "ema: got 1.5"), ({"ema": math.nan}, "ema: got nan")])
 def test_wrong_changes_are_named(changes, words):
     with pytest.raises(ValueError, match=words): get_preset(PRESETS, "a", **changes)
@@ -388,129 +680,7 @@ def test_device():
         with pytest.raises(ValueError, match=f"device: got '{name}'"): pick_device(name)
 
 
-# -- files ------------------------------------------------------------------------------------
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "a"
-    write_atomically(file, lambda path: path.write_text("old"))
-
-    def failing(path):
-        path.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"): write_atomically(file, failing)
-    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
-
-
-def test_the_new_file_is_complete_when_it_takes_the_place(tmp_path, monkeypatch):
-    (file := tmp_path / "a").write_text("old")
-    seen, replace = [], os.replace
-
-    def watching(source, target):
-        seen.append((Path(source).read_text(), Path(target).read_text()))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", watching)
-    write_atomically(file, lambda path: path.write_text("new"))
-    assert seen == [("new", "old")] and file.read_text() == "new"
-
-
-def test_settings_are_kept_and_compared(tmp_path):
-    settings = {"steps": 3, "mults": (1, 2), "name": "ä"}
-    out = open_run(tmp_path / "a" / "b", settings)
-    assert json.loads((out / "config.json").read_text()) == {"steps": 3, "mults": [1, 2], "name": "ä"}
-    assert open_run(out, {"steps": 4}) == out  # nothing logged, nothing saved: no run yet
-    open_run(out, settings)
-    write_metrics(out, step=1)
-    with pytest.raises(ValueError, match="out: .* already holds a run"): open_run(out, settings)
-    assert open_run(out, settings, resume=True) == out
-    for changed, words in (({"steps": 4}, "steps was 3, is 4"), ({"new": 1}, "new was None, is 1")):
-        with pytest.raises(ValueError, match=words): open_run(out, settings | changed, resume=True)
-    assert json.loads((out / "config.json").read_text())["steps"] == 3
-    (out / "config.json").unlink()
-    with pytest.raises(ValueError, match="other settings"): open_run(out, settings, resume=True)
-
-
-def test_folders_that_cannot_be_written(tmp_path):
-    (file := tmp_path / "file").write_text("mine")
-    places = [file, file / "below"] + [Path("/proc/nothing/here")] * Path("/proc/self").exists()
-    for place in places:
-        with pytest.raises(ValueError, match=f"out: cannot write to {place} "): open_run(place, {})
-    assert file.read_text() == "mine"
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(ValueError, match="out: cannot write"): open_run(tmp_path, {})
-    tmp_path.chmod(0o700)
-
-
-def test_metrics_survive_a_cut_line_but_not_a_broken_one(tmp_path):
-    assert read_metrics(tmp_path) == [] and final_figures(tmp_path) is None
-    for step in (1, 2, 3): write_metrics(tmp_path, step=step, loss=0.1 * step)
-    file = tmp_path / "metrics.jsonl"
-    whole = file.read_text()
-    for cut in range(1, len('{"step": 3, "loss": 0.3')):
-        file.write_text(whole[:-cut - 1])
-        assert [line["step"] for line in read_metrics(tmp_path)] == ([1, 2, 3] if cut == 0 else [1, 2])
-    file.write_text("{}\nnonsense\n{}\n")
-    with pytest.raises(ValueError, match="line 2 of .*metrics.jsonl"): read_metrics(tmp_path)
-
-
-def test_later_lines_are_dropped(tmp_path):
-    drop_metrics_after(tmp_path, 5)
-    for step in (1, 5, 6): write_metrics(tmp_path, step=step)
-    with (tmp_path / "metrics.jsonl").open("a") as file: file.write('{"st')
-    drop_metrics_after(tmp_path, 5)
-    write_metrics(tmp_path, step=6, final=True)
-    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 5, 6] and final_figures(tmp_path)["step"] == 6
-    drop_metrics_after(tmp_path, 0)
-    assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_only_a_cut_line(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step"')
-    drop_metrics_after(tmp_path, 0)
-    write_metrics(tmp_path, step=1)
-    assert read_metrics(tmp_path) == [{"step": 1}]
-
-
-def test_the_newest_checkpoints_are_kept(tmp_path):
-    assert load_checkpoint(tmp_path) is None
-    for step in (9, 10, 100): save_checkpoint(tmp_path, step, {"step": step, "x": torch.ones(2) * step})
-    assert checkpoints(tmp_path) == ["00000010.pt", "00000100.pt"]
-    assert same(load_checkpoint(tmp_path), {"step": 100, "x": torch.ones(2) * 100})
-
-
-@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:-1], lambda b: b"", lambda b: b"no checkpoint at all" * 40, lambda b: b[:100] + b"x" * 50 + b[150:]])
-def test_a_damaged_newest_checkpoint_is_named(tmp_path, damage):
-    trainer = small(steps=20)
-    go(trainer, tmp_path)
-    newest = tmp_path / "checkpoints" / "00000020.pt"
-    newest.write_bytes(damage(newest.read_bytes()))
-    with pytest.raises(ValueError, match=r"checkpoint: .*00000020.pt is damaged.* remove it to go on from 00000010.pt") as caught: go(small(steps=20), tmp_path)
-    assert "\n" not in str(caught.value)
-    newest.unlink()  # as it says
-    resumed = small(steps=20)
-    go(resumed, tmp_path)
-    assert same(resumed.state_dict(), trainer.state_dict())
-
-
-class Malicious:
-    def __init__(self, path): self.path = path
-    def __reduce__(self): return (os.system, (f"touch {self.path}",))
-
-
-@pytest.mark.parametrize("write", [lambda state, path: torch.save(state, path), lambda state, path: path.write_bytes(pickle.dumps(state, protocol=2)),
-                                   lambda state, path: torch.save(state, path, _use_new_zipfile_serialization=False)])
-def test_nothing_in_a_checkpoint_is_executed(tmp_path, write):
-    state, trap = small().state_dict(), tmp_path / "trap"
-    (tmp_path / "checkpoints").mkdir()
-    path = tmp_path / "checkpoints" / "00000001.pt"
-    write(state | {"extra": Malicious(trap)}, path)
-    with pytest.raises(ValueError, match="checkpoint: .*00000001.pt .*holds more than tensors.* remove it to start anew"): go(small(), tmp_path)
-    assert not trap.exists()
-    with path.open("rb") as file:  # the trap is real: unpickled without care it springs
-        try: torch.load(file, weights_only=False)
-        except Exception: pass
-    assert trap.exists()
+def test_every_field_is_explained():
+    rows = explain_fields(Fields, PRESETS["a"])
+    assert [row[0] for row in rows] == [f.name for f in dataclasses.fields(Fields)]
+    assert rows[0] == ("steps", "10", "updates") and all(meaning for name, _, meaning in rows if name not in ("rate", "mults", "sizes", "flip"))

@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['AT_LEAST', 'JOINT_PRESETS', 'FIGURES', 'check_ranges', 'JointConfig', 'joint_network', 'jittered', 'joint_losses',
-           'joint_rates', 'in_chunks', 'judge_drawing', 'judge_zones', 'evaluate_joint', 'take_up_to', 'joint_trainer',
-           'load_joint', 'check_enough', 'JointRun', 'run_joint', 'results_table', 'joint_figures', 'report_joint']
+           'flow_errors', 'joint_components', 'in_chunks', 'judge_drawing', 'judge_zones', 'evaluate_joint',
+           'take_up_to', 'validate_joint', 'save_picture', 'joint_trainer', 'load_joint', 'check_enough', 'JointRun',
+           'prepare_joint', 'joint_work', 'write_final', 'run_joint', 'plan_joint', 'results_table', 'joint_figures',
+           'report_joint']
 
 # %% ../../nbs/22_joint.ipynb #2ec0c994
 import dataclasses
 import json
 import platform
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
@@ -21,19 +24,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..alignment import alignment_loss
+from ..checkpoints import load_checkpoint
 from ..data import ImageData, batches, load_data
 from ..metrics import (Judge, accuracy, class_entropy, frechet_distance, gaussianity, linear_probe,
                             reconstruction_error)
 from ..nets import UNetDecoder, UNetEncoder, fit_levels
 from ..network import ImageType, LabelType, LatentZoningNetwork
 from ..plots import confusion_table, embedding_map, gaussian_check, image_grid, training_curves, write_report
-from ..rectified_flow import rectified_flow_loss
-from ..training import (TrainConfig, Trainer, final_figures, get_preset, load_checkpoint, open_run, pick_device, read_metrics,
-                             train, write_metrics)
+from ..parallel import drawn_rows, gather_rows, in_pieces, share, zones_of_batch
+from ..rectified_flow import velocity_errors
+from ..runs import final_figures, open_run, read_metrics, write_metrics
+from ..training import Component, TrainConfig, Trainer, get_preset, load_weights, pick_device, plan_run, train
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
-            "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0}
+            "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0,
+            "budget_encoder": 0, "budget_decoder": 0, "budget_label": 0}
 
 
 def check_ranges(config: "JointConfig") -> None:
@@ -51,26 +57,29 @@ def check_ranges(config: "JointConfig") -> None:
 @dataclass(frozen=True)
 class JointConfig(TrainConfig):
     "Scenario 3: sizes, learning rates and the zones' settings."
-    latent_dim: int = 32
+    latent_dim: int = 32                  # dimensions of the latent space
     width: int = 16                       # channels of the decoder's first level
-    encoder_width: int = 16
+    encoder_width: int = 16               # channels of the encoder's first level
     mults: tuple[int, ...] = (1, 2)       # channels of each level, in widths
     blocks: int = 1                       # residual blocks a level
     attention: tuple[int, ...] = (4, 7)   # image sizes with self-attention
-    dropout: float = 0.0
-    rate_encoder: float = 1e-3
-    rate_decoder: float = 4e-3
-    rate_label: float = 4e-3
+    dropout: float = 0.0                  # share of the activations left out in training
+    rate_encoder: float = 1e-3            # learning rate
+    rate_decoder: float = 4e-3            # of the decoder
+    rate_label: float = 4e-3              # of the anchors of the labels
+    budget_encoder: int = 0               # updates after which it is frozen; 0: never
+    budget_decoder: int = 0               # the same for the decoder
+    budget_label: int = 0                 # and for the anchors of the labels
     zones: bool = True                    # False: a plain class-conditional rectified flow, the baseline
     alpha: float = 1.0                    # noise scale of the latents in training
     zone_steps: int = 10                  # evaluations of the image zones' and the label zones' flows
     sample_steps: int = 20                # evaluations of the decoder for a drawn image
     cutoff: float = 0.2                   # early steps left out of the alignment
     log_alignment: bool = True            # log-probabilities (False: probabilities, as published)
-    alignment_weight: float = 1.0
+    alignment_weight: float = 1.0         # of the alignment loss, beside the flow's
     flip: bool = False                    # mirror training images at random
     jitter: float = 0.0                   # how much the images that the encoder sees are turned, scaled and moved; 0.5 is little
-
+    evaluations = property(lambda self: 2 * self.zone_steps * self.accumulate * self.zones)
     def __post_init__(self):
         super().__post_init__()
         check_ranges(self)
@@ -85,7 +94,7 @@ JOINT_PRESETS = {
                        zone_steps=20, save_every=1000),
     "paper": JointConfig(steps=200_000, batch=2000, warmup=5000, ema=0.999999, latent_dim=200, width=128, encoder_width=128,
                          mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_encoder=5e-5, rate_decoder=2e-3,
-                         rate_label=1e-4, zone_steps=20, log_alignment=False, flip=True, save_every=1000),
+                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, flip=True, save_every=1000),
 }
 
 # %% ../../nbs/22_joint.ipynb #cc7f72ca
@@ -103,39 +112,52 @@ def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int
     return LatentZoningNetwork({"image": image, "label": label})
 
 # %% ../../nbs/22_joint.ipynb #872653a9
-def jittered(images: Tensor, amount: float, generator: torch.Generator) -> Tensor:
-    "Each of `images` `[b,c,h,w]` by a random affine map of its own: `amount` times 0.2 rad, 10 % and 1 pixel (standard deviations)."
+def jittered(images: Tensor, amount: float, generator: torch.Generator, n: int | None = None) -> Tensor:
+    """Each of `images` `[b,c,h,w]` by a random affine map of its own: `amount` times 0.2 rad, 10 % and 1 pixel (standard deviations).
+
+    Where they are this rank's share of a batch, `n` is the size of that.
+    """
     if not amount: return images
-    normal = lambda *shape: amount * torch.randn(len(images), *shape, generator=generator)
+    normal = lambda *shape: amount * drawn_rows(torch.randn, n or len(images), *shape, generator=generator, like=images)
     angle, stretch, shift = 0.2 * normal(), 1 + 0.1 * normal(2), normal(2) * 2 / images.shape[-1]
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()], 1), torch.stack([angle.sin(), angle.cos()], 1)], 1)
-    maps = torch.cat([turn * stretch[:, :, None], shift[:, :, None]], 2).to(images)
+    maps = torch.cat([turn * stretch[:, :, None], shift[:, :, None]], 2)
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1  # outside is -1: background
 
 # %% ../../nbs/22_joint.ipynb #d387b542
-def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor,
-                 generator: torch.Generator) -> dict[str, Tensor]:
-    "Rectified flow given latent and class, and the alignment of the images' latents to the zones of their classes [§5]."
-    image, label = network["image"], network["label"]
-    if config.flip:
-        mirrored = torch.rand(len(images), generator=generator).to(images.device) < 0.5
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-    zones = image.zones(jittered(images, config.jitter, generator))[0] if config.zones else None
-    z = zones.encode(alpha=config.alpha, generator=generator) if config.zones else images.new_zeros(len(images), 0)
-    flow = rectified_flow_loss(image.decoder, images, generator=generator, **image.given(z, labels))
+def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor, generator: torch.Generator,
+                 n: int | None = None) -> dict[str, Tensor]:
+    """Rectified flow given latent and class, and the alignment of the images' latents to the zones of their classes [§5].
+
+    Where `images` and `labels` are this rank's share of a batch, `n` is the size of that: all of it shares the space and the random numbers.
+    """
+    image, label, n, extra = network["image"], network["label"], n or len(images), 0.0
+    draw = lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
+    if config.flip: images = torch.where(draw(torch.rand, 1, 1, 1) < 0.5, images.flip(3), images)
+    z = images.new_zeros(len(images), 0)
+    if config.zones:
+        zones, mine, extra = zones_of_batch(image, jittered(images, config.jitter, generator, n), n, config.piece or None)
+        z = zones.encode(mine, draw(torch.randn, image.latent_dim), config.alpha)
+    flow = flow_errors(config, image, images, z, labels, draw).mean() + extra
     if not config.zones: return {"loss": flow, "flow": flow}
-    share = torch.bincount(labels, minlength=label.classes)
-    align = alignment_loss(z, label.zones(weights=share)[0], labels, cutoff=config.cutoff, log=config.log_alignment)
+    counts = F.one_hot(gather_rows(labels, n), label.classes).sum(0)
+    align = alignment_loss(z, label.zones(weights=counts)[0], labels, cutoff=config.cutoff, log=config.log_alignment)
     return {"loss": flow + config.alignment_weight * align, "flow": flow, "alignment": align}
 
+
+def flow_errors(config: JointConfig, image: ImageType, images: Tensor, z: Tensor, labels: Tensor, draw: Callable, t_min: float = 1e-3) -> Tensor:
+    "The rectified flow's error for each image `[b]`, a piece of the batch at a time."
+    x0, t = draw(torch.randn, *images.shape[1:]), t_min + (1 - t_min) * draw(torch.rand)
+    error = lambda x1, x0, t, z, y: velocity_errors(image.decoder, x1, x0, t, **image.given(z, y))
+    return in_pieces(error, config.piece or None, images, x0, t, z, labels)
+
 # %% ../../nbs/22_joint.ipynb #38943b18
-def joint_rates(config: JointConfig, network: LatentZoningNetwork) -> dict[str, tuple[list, float]]:
-    "Learning rate of each component; encoder and label anchors only where there are zones."
+def joint_components(config: JointConfig, network: LatentZoningNetwork) -> dict[str, Component]:
+    "What trains, at which rate and how long; encoder and label anchors only where there are zones."
     image, label = network["image"], network["label"]
-    rates = {"decoder": (list(image.decoder.parameters()), config.rate_decoder)}
-    if not config.zones: return rates
-    return rates | {"encoder": (list(image.encoder.parameters()), config.rate_encoder), "label": ([label.matrix], config.rate_label)}
+    modules = {"decoder": image.decoder} | ({"encoder": image.encoder, "label": label} if config.zones else {})
+    return {name: Component(module, getattr(config, f"rate_{name}"), getattr(config, f"budget_{name}") or None) for name, module in modules.items()}
 
 # %% ../../nbs/22_joint.ipynb #7990da00
 @torch.no_grad()
@@ -200,25 +222,49 @@ def take_up_to(split, limit: int, device: torch.device) -> tuple[Tensor, Tensor]
     images, labels = split.take(index)
     return images.to(device), labels.to(device)
 
+# %% ../../nbs/22_joint.ipynb #c0d288e0
+@torch.no_grad()
+def validate_joint(network: LatentZoningNetwork, data: ImageData, config: JointConfig, seed: int = 0, picture: Path | None = None) -> dict[str, float]:
+    "Flow error and accuracy on up to 1000 validation images, \"score\" of the two, and drawn images as a `picture`."
+    images, labels = take_up_to(data.valid, 1000, next(network.parameters()).device)
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda kind, *shape: kind(len(images), *shape, generator=generator).to(images)
+    z = network.latents("image", images, generator=generator) if config.zones else images.new_zeros(len(images), 0)
+    flow = float(flow_errors(config, network["image"], images, z, labels, draw).mean())
+    if picture:
+        asked = torch.arange(shown := min(data.num_classes, 10), device=images.device).repeat(4)
+        save_picture(image_grid(network.generate("image", label=asked, generator=generator), shown), picture)
+    if not config.zones: return {"flow": flow, "score": -flow}
+    named = accuracy(network.classify(images, generator=generator), labels)
+    return {"flow": flow, "accuracy": named, "score": named}
+
+
+def save_picture(figure, path: Path) -> None:
+    "Write a figure; a warning if there is no room for it."
+    try:
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path)
+    except OSError as error: warnings.warn(f"samples: cannot write {path} ({error.strerror or error}); training goes on")
+
 # %% ../../nbs/22_joint.ipynb #0023bcea
 def joint_trainer(config: JointConfig, shape: tuple[int, int, int], classes: int, seed: int, device: torch.device) -> Trainer:
-    "The untrained network on `device` with its optimizer, schedule and average."
-    network = joint_network(config, shape, classes, seed).to(device)
-    return Trainer(network, config, joint_rates(config, network))
+    "The untrained network on `device` with its optimizer and average."
+    network = joint_network(config, shape, classes, seed)
+    return Trainer(network, config, joint_components(config, network), device)
 
 
-def load_joint(out: str | Path, device: str | None = None) -> LatentZoningNetwork:
-    "The averaged network of the run in the folder `out`, ready to draw, name and embed; needs no data. `ValueError` if there is none."
+def load_joint(out: str | Path, device: str | None = None, step: int | None = None) -> LatentZoningNetwork:
+    "The averaged network of the run in the folder `out`, as of update `step` (None: the last), ready to draw, name and embed; needs no data. `ValueError` if there is none."
     file = Path(out) / "config.json"
     if not file.exists(): raise ValueError(f"out: {out} holds no run (no config.json), wanted the folder of `lzn joint --out`")
     settings = json.loads(file.read_text())
-    fields = {f.name: settings[f.name] for f in dataclasses.fields(JointConfig)}
+    fields = {f.name: settings[f.name] for f in dataclasses.fields(JointConfig) if f.name in settings}
     config = JointConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-    state = load_checkpoint(out, where := pick_device(device))
+    state = load_checkpoint(out, where := pick_device(device), step)
     if state is None: raise ValueError(f"out: {out} has no checkpoint yet, wanted a run that has saved one")
-    trainer = joint_trainer(config, tuple(settings["shape"]), len(settings["classes"]), settings["seed"], where)
-    trainer.load_state_dict(state)
-    return trainer.average.module.eval()
+    network = joint_network(config, tuple(settings["shape"]), len(settings["classes"])).to(where)
+    load_weights(network, state["average"])
+    return network.eval()
 
 # %% ../../nbs/22_joint.ipynb #74675b18
 def check_enough(data: ImageData, config: JointConfig, seed: int) -> None:
@@ -239,30 +285,57 @@ class JointRun:
     config: JointConfig
     out: Path
 
+# %% ../../nbs/22_joint.ipynb #00fbdc7d
+def prepare_joint(data: str, preset: str, seed: int, device: str | None, data_options: dict | None, changes: dict) -> tuple[Trainer, ImageData]:
+    "Trainer and data for a request; `ValueError` if it cannot be met."
+    config, images, where = get_preset(JOINT_PRESETS, preset, **changes), load_data(data, **(data_options or {})), pick_device(device)
+    check_enough(images, config, seed)
+    return joint_trainer(config, images.shape, images.num_classes, seed, where), images
+
+
+def joint_work(config: JointConfig, images: ImageData, seed: int, device: torch.device) -> tuple[Callable, Callable]:
+    "Losses and stream of batches for `train`; on several ranks, each has its share of a batch."
+    n = config.zone_batch
+    stream = lambda number: batches(images.train, n, seed=100_003 * seed, start_step=number, device=device, workers=config.workers, rows=share(n))
+    return lambda *batch: joint_losses(config, *batch, n=n), stream
+
+
+def write_final(trainer: Trainer, images: ImageData, seed: int, out: Path) -> None:
+    "Evaluate the averaged network on the test split, once, and end the run's metrics with the figures."
+    began = time.perf_counter()
+    figures = evaluate_joint(trainer.average.module.eval(), images, trainer.config, seed=seed)
+    seconds = trainer.seconds + time.perf_counter() - began
+    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
+    write_metrics(out, final=True, step=trainer.step, **figures, **machine, wall_seconds=round(seconds, 1))
+
 # %% ../../nbs/22_joint.ipynb #95d00ad7
 def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs/joint", *, seed: int = 0, resume: bool = False,
               device: str | None = None, progress: bool = True, data_options: dict | None = None, **changes) -> JointRun:
     """Train, evaluate on the test split, write `out`; a finished run is loaded instead if `resume`. The command `lzn joint`.
 
     `changes` are fields of the preset; `data_options` go to `load_data`. `ValueError` for bad requests, before anything is written.
+    Several processes, started by `torchrun` or `accelerate launch`, train together; the first one writes.
     """
-    config, images, where = get_preset(JOINT_PRESETS, preset, **changes), load_data(data, **(data_options or {})), pick_device(device)
-    check_enough(images, config, seed)
-    trainer = joint_trainer(config, images.shape, images.num_classes, seed, where)
+    trainer, images = prepare_joint(data, preset, seed, device, data_options, changes)
+    config, main = trainer.config, trainer.accelerator.is_main_process
     settings = {"scenario": "joint", "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
-    out = open_run(out, settings, resume=resume)
-    if not final_figures(out):
-        stream = lambda step: batches(images.train, config.batch, seed=100_003 * seed, start_step=step, device=where)
-        network = train(trainer, lambda *batch: joint_losses(config, *batch), stream, out, seed=seed, progress=progress)
-        began = time.perf_counter()
-        figures = evaluate_joint(network, images, config, seed=seed)
-        seconds = trainer.seconds + time.perf_counter() - began
-        machine = {"device": str(where), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
-        write_metrics(out, final=True, step=trainer.step, **figures, **machine, wall_seconds=round(seconds, 1))
+    if main: open_run(out, settings, resume=resume)
+    trainer.accelerator.wait_for_everyone()
+    if not final_figures(out := Path(out)):
+        validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
+        train(trainer, *joint_work(config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate)
+        if main: write_final(trainer, images, seed, out)
+        trainer.accelerator.wait_for_everyone()
     run = JointRun(load_joint(out, device), final_figures(out), images, config, out)
-    if not (out / "report.html").exists(): report_joint(run)
+    if main and not (out / "report.html").exists(): report_joint(run)
     return run
+
+
+def plan_joint(data: str = "digits", preset: str = "cpu", *, seed: int = 0, device: str | None = None, data_options: dict | None = None, **changes) -> dict:
+    "What `run_joint` with these arguments would need: sizes, memory, time, from a few updates of it. Writes nothing."
+    trainer, images = prepare_joint(data, preset, seed, device, data_options, changes)
+    return plan_run(trainer, *joint_work(trainer.config, images, seed, trainer.device), seed=seed)
 
 # %% ../../nbs/22_joint.ipynb #7d18d468
 FIGURES = {

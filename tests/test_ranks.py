@@ -1,0 +1,157 @@
+"""The loop on several ranks: gradients of the real scenario equal those of one process, ranks stop together, and a crash ends them all."""
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from lzn_nb.alignment import alignment_loss
+from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
+from lzn_nb.parallel import drawn_rows, own_rows, rank_and_world, share, zones_of_batch
+from lzn_nb.rectified_flow import velocity_errors
+from lzn_nb.runs import read_metrics
+from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_network, joint_components
+from lzn_nb.training import Component, Trainer, step_generator
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+# -- gradients --------------------------------------------------------------------------------
+def generation(config, network, images, labels, generator, n):
+    "Scenario 1: the latent of an image's zone tells the decoder what to draw."
+    image = network["image"]
+    zones, mine, extra = zones_of_batch(image, images, n, config.piece or None)
+    draw = lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
+    z = zones.encode(mine, draw(torch.randn, image.latent_dim))
+    x0, t = draw(torch.randn, *images.shape[1:]), draw(torch.rand)
+    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(z, 0 * labels)).mean() + extra}
+
+
+def representation(config, network, images, labels, generator, n):
+    "Scenario 2: latents of a view come into the zones of the other."
+    image = network["image"]
+    draw = lambda *shape: drawn_rows(torch.randn, n, *shape, generator=generator, like=images)
+    (first, mine, a), (second, _, b) = (zones_of_batch(image, images + 0.1 * draw(*images.shape[1:]), n, config.piece or None) for _ in range(2))
+    return {"loss": alignment_loss(first.encode(mine, draw(image.latent_dim), 0.45), second, mine) + a + b}
+
+
+SCENARIOS = {"generation": generation, "representation": representation, "joint": joint_losses}
+CASES = [(name, dtype, changes) for name in SCENARIOS for dtype in (torch.float64, torch.float32)
+         for changes in ({"batch": 12}, {"batch": 7}, {"batch": 10, "piece": 2, "accumulate": 2, "flip": True, "jitter": 0.5})]
+
+
+def gradient(name, dtype, changes):
+    "Losses, norm and gradient of an update, as one vector, the same on all ranks."
+    config = dataclasses.replace(JOINT_PRESETS["tiny"], **changes)
+    network = joint_network(config, (1, 8, 8), 4).to(dtype)
+    with torch.no_grad():  # what starts at zero hides mistakes
+        for p, g in zip(network.parameters(), torch.randn(10_000, generator=torch.Generator().manual_seed(1)).split(1)): p += 0.02 * float(g) * torch.ones_like(p)
+    used = {"generation": ("decoder", "encoder"), "representation": ("encoder",), "joint": ("decoder", "encoder", "label")}[name]
+    trainer = Trainer(network, config, {part: component for part, component in joint_components(config, network).items() if part in used})
+    n = config.zone_batch
+    trainer.begin(lambda *batch: SCENARIOS[name](config, *batch, n=n))
+    pixels, labels = torch.rand(config.batch, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1, torch.arange(config.batch) % 3
+    parts = [(own_rows(x).to(dtype), own_rows(y)) for x, y in zip(pixels.split(n), labels.split(n))]
+    found = trainer.gradient(parts, step_generator(3, 4))
+    losses = trainer.accelerator.reduce(torch.stack(list(found.values())), "mean")
+    return torch.cat([losses.detach(), *(p.grad.flatten() for p in network.parameters() if p.grad is not None)])
+
+
+def on_rank(rank, world, folder, port):
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    found = [gradient(*case) for case in CASES]
+    assert rank_and_world() == (rank, world)
+    if rank == 0: torch.save(found, os.path.join(folder, "found.pt"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_have_the_gradient_of_the_whole_batch(world, tmp_path):
+    "Loss and every gradient of the three scenarios, by the real networks and the loop: equal and unequal shares, accumulated, in pieces."
+    mp.spawn(on_rank, (world, str(tmp_path), free_port()), nprocs=world)
+    for case, found in zip(CASES, torch.load(tmp_path / "found.pt")):
+        if case[2]["batch"] == 10 and world == 3: continue  # five samples on three ranks are other pieces: tested on two
+        wanted, loose = gradient(*case), 1e-10 if case[1] == torch.float64 else 1e-5
+        assert wanted.isfinite().all() and wanted[1:].abs().max() > 1e-3, case
+        assert abs(found[0] - wanted[0]) <= loose * wanted[0] and (found - wanted).norm() <= loose * wanted.norm(), case
+
+
+# -- the command ------------------------------------------------------------------------------
+def launch(world, *words, script=None, timeout=240):
+    "Start the command (or a script) on so many ranks; what became of it."
+    program = ["-m", "lzn_nb.cli"] if script is None else [str(script)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
+    return subprocess.run([sys.executable, *launcher, *program, *map(str, words)], capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def test_a_run_on_two_ranks_is_the_run_on_one(tmp_path):
+    "Started by torchrun: one table, one folder, the figures of one process; an odd batch; and what two began one goes on with."
+    words = ["joint", "--preset", "tiny", "--quiet", "--set", "batch=33", "--set", "log_every=1", "--set", "save_every=4"]
+    whole = launch(1, *words, "--set", "steps=8", "--out", tmp_path / "one")
+    ranks = launch(2, *words, "--set", "steps=8", "--out", tmp_path / "two")
+    assert (whole.returncode, ranks.returncode) == (0, 0), ranks.stderr
+    assert ranks.stdout.count("| figure |") == 1 and ranks.stdout.splitlines()[:8] == whole.stdout.splitlines()[:8]
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    assert len(one) == len(two) == 9
+    for a, b in zip(one[:5], two[:5]):
+        for name in ("loss", "flow", "alignment", "grad_norm"): assert a[name] == pytest.approx(b[name], rel=2e-4), (name, a, b)
+    for path in checkpoint_paths(tmp_path / "two")[1:]: path.unlink()  # back to update 4
+    for file in ("metrics.jsonl", "report.html"): (tmp_path / "two" / file).unlink()
+    again = launch(1, *words, "--set", "steps=8", "--out", tmp_path / "two", "--resume")
+    assert again.returncode == 0, again.stderr
+    assert [line["step"] for line in read_metrics(tmp_path / "two")][:4] == [5, 6, 7, 8]
+    assert [json.loads(line)["ranks"] for line in (tmp_path / "two" / "environment.jsonl").read_text().splitlines()] == [2, 1]
+
+
+SCRIPT = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import test_training as t
+from lzn_nb.parallel import own_rows, rank_and_world
+
+def losses(network, x, y, generator):
+    rank = rank_and_world()[0]
+    if rank == 1 and generator.initial_seed() == 6: {act}
+    return {{"loss": (network(x) - y).square().mean()}}
+
+network = t.Small()
+trainer = t.small(save_every=100)
+trainer.network.head.idle.requires_grad_(False)  # wrappers for several ranks want a gradient for every parameter
+t.go(trainer, {out!r}, losses, lambda k: ((own_rows(x), own_rows(y)) for x, y in t.stream(k)))
+print("ended well")
+"""
+
+
+def scripted(tmp_path, act):
+    (script := tmp_path / "script.py").write_text(SCRIPT.format(tests=str(Path(__file__).parent), out=str(tmp_path / "run"), act=act))
+    return launch(2, script=script)
+
+
+def test_a_rank_that_crashes_ends_all_with_its_traceback(tmp_path):
+    ended = scripted(tmp_path, 'raise RuntimeError("this rank is ill")')
+    assert ended.returncode != 0 and "ended well" not in ended.stdout
+    assert "Traceback" in ended.stderr and "RuntimeError: this rank is ill" in ended.stderr and "local_rank: 1" in ended.stderr
+
+
+def test_ranks_stop_together(tmp_path):
+    "One of two is told to stop: both finish the same update, it is saved, and the status says why."
+    ended = scripted(tmp_path, "os.kill(os.getpid(), signal.SIGTERM)")
+    assert ended.returncode != 0 and "ended well" not in ended.stdout and "exitcode  : 143" in ended.stderr, ended.stderr
+    assert [path.stem for path in checkpoint_paths(tmp_path / "run")] == ["00000007"] and load_checkpoint(tmp_path / "run")["step"] == 7
+
+
+def test_a_killed_rank_ends_all(tmp_path):
+    ended = scripted(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert ended.returncode != 0 and "exitcode  : -9" in ended.stderr and "ended well" not in ended.stdout

@@ -1,0 +1,176 @@
+"""The folder of a run: what is written stays, what is read is what was meant, and many runs make a table."""
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import lzn_nb.runs as runs
+from lzn_nb.runs import (Diary, append_line, compare_runs, describe_machine, final_figures, find_runs, git_revision, note_sitting, open_run,
+                         read_metrics, write_atomically, write_metrics)
+
+
+def steps(out): return [line["step"] for line in read_metrics(out)]
+
+
+# -- files ------------------------------------------------------------------------------------
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "a"
+    write_atomically(file, lambda path: path.write_text("old"))
+
+    def failing(path):
+        path.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"): write_atomically(file, failing)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_the_new_file_is_complete_and_on_the_disk_when_it_takes_the_place(tmp_path, monkeypatch):
+    (file := tmp_path / "a").write_text("old")
+    seen, replace, fsync = [], os.replace, os.fsync
+
+    def watching(source, target):
+        seen.append((Path(source).read_text(), Path(target).read_text()))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watching)
+    monkeypatch.setattr(os, "fsync", lambda handle: (seen.append("fsync"), fsync(handle)))
+    write_atomically(file, lambda path: path.write_text("new"))
+    assert seen == ["fsync", ("new", "old"), "fsync"] and file.read_text() == "new"  # the file, its name, the folder
+
+
+# -- figures ----------------------------------------------------------------------------------
+def test_metrics_survive_a_cut_line_but_not_a_broken_one(tmp_path):
+    assert read_metrics(tmp_path) == [] and final_figures(tmp_path) is None
+    for step in (1, 2, 3): write_metrics(tmp_path, step=step, loss=0.1 * step)
+    file = tmp_path / "metrics.jsonl"
+    whole = file.read_text()
+    for cut in range(1, len('{"step": 3, "loss": 0.3')):
+        file.write_text(whole[:-cut - 1])
+        assert steps(tmp_path) == [1, 2]
+    for text in ("{}\nnonsense\n{}\n", '{"step": 1}\nnonsense\nnonsense\n', 'nonsense\n{}\n{"resumed": 0}\n'):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="line [12] of .*metrics.jsonl"): read_metrics(tmp_path)
+
+
+def test_what_was_overtaken_is_forgotten_but_stays_in_the_file(tmp_path):
+    for step in (1, 5, 6): write_metrics(tmp_path, step=step)
+    with (tmp_path / "metrics.jsonl").open("a") as file: file.write('{"st')  # killed while it wrote
+    write_metrics(tmp_path, resumed=5)
+    write_metrics(tmp_path, step=6, final=True)
+    assert steps(tmp_path) == [1, 5, 6] and final_figures(tmp_path)["step"] == 6
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 6
+    write_metrics(tmp_path, resumed=0)
+    assert read_metrics(tmp_path) == [] and final_figures(tmp_path) is None
+
+
+def test_only_a_cut_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step"')
+    assert read_metrics(tmp_path) == []
+    write_metrics(tmp_path, resumed=0)
+    write_metrics(tmp_path, step=1)
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_a_line_without_room_is_taken_back_and_comes_later(tmp_path, monkeypatch):
+    diary, fsync = Diary(tmp_path), os.fsync
+    diary.write(step=1)
+
+    def full(handle): raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)  # the line is in the file already when the disk says no
+    with pytest.warns(UserWarning, match="metrics: cannot write to .* \\(No space left on device\\); training goes on") as told:
+        for step in (2, 3): diary.write(step=step)
+    assert len(told) == 1 and steps(tmp_path) == [1] and (tmp_path / "metrics.jsonl").read_text().endswith("}\n")
+    monkeypatch.setattr(os, "fsync", fsync)
+    diary.write(step=4)
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+# -- settings ---------------------------------------------------------------------------------
+def test_settings_are_kept_and_compared(tmp_path):
+    settings = {"steps": 3, "mults": (1, 2), "name": "ä"}
+    out = open_run(tmp_path / "a" / "b", settings)
+    assert json.loads((out / "config.json").read_text()) == {"steps": 3, "mults": [1, 2], "name": "ä"}
+    assert open_run(out, {"steps": 4}) == out  # nothing logged, nothing saved: no run yet
+    open_run(out, settings)
+    write_metrics(out, step=1)
+    with pytest.raises(ValueError, match="out: .* already holds a run"): open_run(out, settings)
+    assert open_run(out, settings, resume=True) == out
+    for changed, words in (({"steps": 4}, "steps was 3, is 4"), ({"new": 1}, "new was None, is 1")):
+        with pytest.raises(ValueError, match=words): open_run(out, settings | changed, resume=True)
+    assert json.loads((out / "config.json").read_text())["steps"] == 3
+    (out / "config.json").unlink()
+    with pytest.raises(ValueError, match="other settings"): open_run(out, settings, resume=True)
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (file := tmp_path / "file").write_text("mine")
+    places = [file, file / "below"] + [Path("/proc/nothing/here")] * Path("/proc/self").exists()
+    for place in places:
+        with pytest.raises(ValueError, match=f"out: cannot write to {place} "): open_run(place, {})
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match="out: cannot write"): open_run(tmp_path, {})
+    tmp_path.chmod(0o700)
+
+
+# -- where it ran -----------------------------------------------------------------------------
+def test_the_revision_says_if_something_was_changed(tmp_path, monkeypatch):
+    def git(*words): return subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True, text=True).stdout
+    assert git_revision(tmp_path) is None
+    git("init", "-q")
+    (tmp_path / "a").write_text("one")
+    git("add", "a"); git("commit", "-qm", "one")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD")[:12]
+    (tmp_path / "new").write_text("not of the code")
+    assert not git_revision(tmp_path).endswith("+")
+    (tmp_path / "a").write_text("two")
+    assert git_revision(tmp_path) == git("rev-parse", "HEAD")[:12] + "+"
+    monkeypatch.setenv("PATH", "")
+    assert git_revision(tmp_path) is None
+
+
+def test_a_line_for_each_sitting(tmp_path):
+    note_sitting(tmp_path, device="cpu", seed=3)
+    note_sitting(tmp_path, device="cpu", seed=3, ranks=2)
+    first, second = [json.loads(line) for line in (tmp_path / "environment.jsonl").read_text().splitlines()]
+    assert {"began", "python", "torch", "accelerate", "revision", "hardware", "cores", "threads", "device", "cuda"} <= first.keys()
+    assert second["ranks"] == 2 and first["seed"] == 3 and describe_machine()["device"] == "cpu"
+
+
+# -- many runs --------------------------------------------------------------------------------
+def study(folder):
+    for name, seed, rate in (("a", 0, 0.1), ("b/c", 1, 0.1), ("d", 0, 0.2)):
+        out = open_run(folder / name, {"scenario": "x", "steps": 9, "seed": seed, "rate": rate})
+        write_metrics(out, step=4, loss=seed + rate, note="text")
+        if name == "a": write_metrics(out, final=True, step=9, accuracy=0.98765, loss=0.01)
+    return folder
+
+
+def test_runs_are_listed_with_what_differs(tmp_path):
+    rows = compare_runs(study(tmp_path))
+    assert [row["run"] for row in rows] == ["a", "b/c", "d"] and [row["state"] for row in rows] == ["finished", "4 of 9", "4 of 9"]
+    assert [row["differs in"] for row in rows] == ["rate=0.1, seed=0", "rate=0.1, seed=1", "rate=0.2, seed=0"]
+    assert rows[0]["accuracy"] == "0.9877" and rows[1]["accuracy"] == "–" and rows[1]["loss"] == "1.1" and "note" not in rows[0]
+    assert list(compare_runs(tmp_path, ["loss"])[0]) == ["run", "state", "differs in", "loss"]
+    assert find_runs(tmp_path / "a") == [tmp_path / "a"] and compare_runs(tmp_path / "a")[0]["run"] == "a"
+    assert compare_runs(tmp_path / "a" / "checkpoints") == []
+
+
+def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
+    (study(tmp_path) / "a" / "metrics.jsonl").write_text("x\n{}\n")
+    (tmp_path / "d" / "config.json").write_text("{")
+    rows = compare_runs(tmp_path)
+    assert rows[0]["state"].startswith("unreadable: metrics: line 1") and rows[2]["state"].startswith("unreadable") and rows[1]["state"] == "4 of 9"
+
+
+def test_wrong_questions_about_runs(tmp_path):
+    with pytest.raises(ValueError, match="folder: got .*nowhere, wanted a folder with runs"): compare_runs(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="figures: got 'beauty', wanted some of \\['accuracy', 'loss'\\]"): compare_runs(study(tmp_path), ["loss", "beauty"])
