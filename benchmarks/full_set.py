@@ -26,9 +26,9 @@ def block_rate(block: int, n: int, q: int, device: str, repeats: int) -> float:
 
 @torch.no_grad()
 def run(m: int, n: int, q: int, steps: int, device: str, repeats: int) -> dict:
-    "Rate of the bare products before and after, and in between the latents of m anchors and their way back, each gauged."
+    "Rate of the bare products before and after, and in between the latents of m anchors, of m guests, and the former's way back, each gauged."
     generator = torch.Generator().manual_seed(0)
-    anchors, noise = torch.randn(n, q, generator=generator).to(device), torch.randn(m, q, generator=generator).to(device)
+    anchors, noise, guests = (torch.randn(k, q, generator=generator).to(device) for k in (n, m, m))
     index = torch.randperm(n, generator=generator)[:m].to(device)
     block, kept = min(m, block_size(n, anchors.device)), {}
     small = LatentZones(anchors[:16], steps=steps)
@@ -36,11 +36,12 @@ def run(m: int, n: int, q: int, steps: int, device: str, repeats: int) -> dict:
     rates, zones = [block_rate(block, n, q, device, repeats)], LatentZones(anchors, steps=steps)
 
     def encode() -> None: kept["z"] = zones.encode(index, noise, progress=True)
+    def outside() -> None: zones.encode(points=guests, noise=noise, progress=True)
     def distances() -> Tensor: return zones.distances
     def decode() -> None: kept["index"] = zones.decode(kept["z"], progress=True)
 
     parts = {}
-    for name, function in (("encode", encode), ("distances", distances), ("decode", decode)):
+    for name, function in (("encode", encode), ("guests", outside), ("distances", distances), ("decode", decode)):
         parts[name] = gauge(function, device)
         rates.append(block_rate(block, n, q, device, repeats))
     at_home = float((kept["index"] == index).float().mean())
@@ -56,7 +57,7 @@ def measure(m: int = 10_000, n: int = 50_000, q: int = 200, steps: int = 10, dev
     result = {"table": "full-set", **machine.describe(device), "protocol": protocol, **found}
     if "skipped" in found: return result
     result["flops"] = 4 * m * n * q * steps
-    for i, name in enumerate(("encode", "distances", "decode")):  # each between two measurements of the rate
+    for i, name in enumerate(("encode", "guests", "distances", "decode")):  # each between two measurements of the rate
         if name == "distances": continue
         around = sum(found["flops_per_second"][i:i + 2]) / 2
         result["parts"][name] |= {"bare_seconds": result["flops"] / around, "ratio": result["parts"][name]["seconds"] * around / result["flops"]}

@@ -170,13 +170,15 @@ def full_set(result: dict) -> str:
     p = result["protocol"]
     text = f"m = {p['m']:,} queries among n = {p['n']:,} anchors, q = {p['q']}, {p['steps']} evaluations, {p['dtype']}, no gradients."
     if "skipped" in result: return f"{text} Not measured: {result['skipped']}."
-    names = {"encode": "latents: `encode`", "distances": "distances of all anchors, once before the first `decode`", "decode": "assignments: `decode`"}
+    names = {"encode": "latents of samples of the set: `encode(index)`", "guests": "latents of others: `encode(points=…)`", "distances": "distances of all anchors, once before the first `decode`", "decode": "assignments: `decode`"}
     rows = []
     for name, row in result["parts"].items():
         bare = [duration(row["bare_seconds"]), digits(row["ratio"])] if "ratio" in row else ["", ""]
         rows.append([names[name], duration(row["seconds"]), *bare, size(row["whole_bytes"])])
-    seconds, floor = (sum(row.get(key, 0) for row in result["parts"].values()) for key in ("seconds", "bare_seconds"))
-    rows.append(["**all**", duration(seconds), duration(floor), digits(seconds / floor), size(max(row["whole_bytes"] for row in result["parts"].values()))])
+    for title, other in (("**all, samples of the set**", "guests"), ("**all, other samples**", "encode")):
+        chosen = [row for name, row in result["parts"].items() if name != other]
+        seconds, floor = (sum(row.get(key, 0) for row in chosen) for key in ("seconds", "bare_seconds"))
+        rows.append([title, duration(seconds), duration(floor), digits(seconds / floor), size(max(row["whole_bytes"] for row in chosen))])
     rates = [rate / 1e9 for rate in result["flops_per_second"]]
     return (f"{text} *Products alone* is extrapolated: the rate of both products of one block of {result['block']} queries, measured {p['repeats']} "
             f"times before and after each part ({digits(min(rates))}–{digits(max(rates))} GFLOP/s), on {digits(result['flops'] / 1e12)} Tflop in all "

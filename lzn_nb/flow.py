@@ -393,8 +393,7 @@ def integrate(
         half_squares = (distances() if half_squares is None else half_squares).to(anchors)
     past = state.new_zeros(0, *state.shape) if past is None else past
     leaves = state, past, anchors, log_weights, guests
-    width = len(anchors) + (0 if guests is None else len(guests))
-    small = keeps_tables(width, anchors.shape[1]) and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
+    small = guests is None and keeps_tables(len(anchors), anchors.shape[1]) and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in leaves)
     return Trajectory(*Walk.apply(*leaves, course, own, target, distances, half_squares, keep, small))
 
 # %% ../nbs/00_flow.ipynb #f974edc3

@@ -7,8 +7,8 @@ __all__ = ['LARGEST', 'NotFinite', 'check_rows', 'check_anchors', 'beside', 'log
            'Standing', 'Members', 'half_squares_of', 'measure', 'centred', 'spread_with_guests', 'Guests',
            'check_index', 'check_points', 'scaled_noise', 'course_for', 'Path', 'make_path', 'walk_back',
            'latents_of_block', 'kept_numbers', 'check_room', 'in_blocks', 'latent_blocks', 'latent_path', 'FlowResult',
-           'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow', 'samples_of',
-           'LatentZones']
+           'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow', 'course_of_flow',
+           'samples_of', 'Encoding', 'LatentZones']
 
 # %% ../nbs/01_zones.ipynb #1d717ab8
 import math
@@ -61,10 +61,11 @@ def check_anchors(anchors: Tensor) -> Tensor:
 
 # %% ../nbs/01_zones.ipynb #79ed9573
 def beside(name: str, values: Tensor | Sequence, anchors: Tensor, wanted: str) -> Tensor:
-    "`values` as a tensor on the anchors' device; `ValueError` if they make no tensor, or one that lies on a third device."
+    "`values` as a tensor on the anchors' device (from a CPU they are moved there); `ValueError` if they make no dense tensor, or one on a third device."
     try: found = values if isinstance(values, Tensor) else torch.as_tensor(values, device=anchors.device)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: got {type(values).__name__} ({error}), wanted {wanted}") from None
+    if found.layout != torch.strided: raise ValueError(f"{name}: got a tensor of layout {found.layout}, wanted {wanted}, dense")
     if found.device.type != "cpu" and found.device != anchors.device:
         raise ValueError(f"{name}: got a tensor on {found.device}, wanted {wanted} on {anchors.device}")
     return found.to(anchors.device)
@@ -95,6 +96,7 @@ class AnchorSet:
         self.solver = make_solver(solver, steps, **options)
         if block is not None: check_count("block", block)
         self.anchors = check_anchors(anchors)
+        check_memory(self.anchors.device, {"fewer anchors": self.anchors.numel() * (self.anchors.element_size() + 16)})  # centred, and in float64
         self.log_weights = log_of_weights(weights, self.anchors)
         self.center = self.anchors.detach().mean(0)  # zones do not feel a shift of all anchors, rounding does
         self.centered, self.wide = self.anchors - self.center, in_float64(self.anchors) - in_float64(self.center)
@@ -139,6 +141,7 @@ class Scales(Sizes):
     @cached_property
     def distances(self) -> Tensor:
         "Distance from each anchor to its nearest distinct competitor `[n]`; inf where there is none, and for weights of 0."
+        check_memory(self.anchors.device, {"a smaller `block`": 24 * min(self.block, len(self)) * len(self)})
         index = torch.arange(len(self), device=self.anchors.device)
         found = torch.cat([self.nearest(measure(Members(self, part))[0]) for part in index.split(self.block)])
         return (found if self.active is None else found.masked_fill(~self.active, torch.inf)).to(self.anchors)
@@ -180,12 +183,16 @@ class Members(Standing):
         return self.zones.nearest(half_squares)
 
     def close(self, half_squares: Tensor, oneself: int = 1) -> Tensor:
-        "Which samples `[b]` have others within a thousandth of the radius; `oneself` is how often each is among them."
-        return (half_squares <= (1e-3 * self.zones.radius) ** 2 / 2).sum(1) > oneself
+        "Which samples `[b]` have others within a thousandth of their own norm; `oneself` is how often each is among them."
+        reach = 1e-3 * self.at(wide=True).detach().norm(dim=1, keepdim=True)
+        return (half_squares <= reach**2 / 2).sum(1) > oneself
 
     def part(self, half_squares: Tensor, rows: Tensor) -> Tensor:
         "The half squares of some of the samples among themselves and the anchors."
         return half_squares[rows]
+
+    @property
+    def width(self) -> int: return len(self.zones)  # columns of a block's tables
 
 # %% ../nbs/01_zones.ipynb #7a7d6691
 def half_squares_of(samples: Members, exact: bool = False) -> Tensor:
@@ -243,10 +250,14 @@ class Guests(Members):
         rows = half_squares[rows, :len(self.zones)]
         return torch.nn.functional.pad(rows, (0, len(rows)))
 
+    @property
+    def width(self) -> int: return len(self.zones) + min(self.block, len(self.points))
+
 # %% ../nbs/01_zones.ipynb #d3f54bc3
 def check_index(name: str, index: Tensor | Sequence, zones: AnchorSet) -> Tensor:
     "Integers `[m]` that name anchors with a zone, on the anchors' device; `ValueError` for anything else."
     index = beside(name, index, zones.anchors, "integers [m]")
+    if index.shape == (0,): index = index.long()  # an empty list has no dtype
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool or index.ndim != 1:
         raise ValueError(f"{name}: got {index.dtype} of shape {list(index.shape)}, wanted integers [m]")
     index = index.long()
@@ -258,13 +269,14 @@ def check_index(name: str, index: Tensor | Sequence, zones: AnchorSet) -> Tensor
 
 # %% ../nbs/01_zones.ipynb #cad1d003
 def check_points(name: str, points: Tensor, zones: AnchorSet, m: int | None = None) -> Tensor:
-    "Floating points `[m,q]` (None: any number of them), in the anchors' dtype; `ValueError` for others, or on another device."
+    "Points `[m,q]` (None: any number of them), in the anchors' dtype, which lower precision becomes; `ValueError` for a higher one, others, or another device."
     anchors = zones.anchors
     wanted = f"a floating tensor [{'m' if m is None else m},{anchors.shape[1]}] on {anchors.device}"
     if not isinstance(points, Tensor): raise ValueError(f"{name}: got {type(points).__name__}, wanted {wanted}")
     fits = points.ndim == 2 and points.shape[1] == anchors.shape[1] and m in (None, len(points))
     if not fits or not points.is_floating_point() or points.layout != torch.strided or points.device != anchors.device:
         raise ValueError(f"{name}: got {points.dtype} of shape {list(points.shape)} on {points.device}, wanted {wanted}")
+    if points.element_size() > anchors.element_size(): raise ValueError(f"{name}: got {points.dtype}, wanted {anchors.dtype} as the anchors, or less; convert one of the two")
     check_rows(name, points if points.element_size() >= 4 else points.float())
     return points.to(anchors.dtype)
 
@@ -326,6 +338,7 @@ def latents_of_block(samples: Members, noise: Tensor) -> Tensor:
     half_squares, close = measure(samples)
     if not close.any(): return walk_back(samples, noise, half_squares)[0]
     near, far = close.to(noise.device), ~close.to(noise.device)
+    check_room(samples.zones, int(near.sum()), kept_numbers(samples), size=8)  # twice as much as was reckoned with
     z, _ = walk_back(samples[near], in_float64(noise[near]), samples.part(half_squares, close), exact=True)
     z = torch.zeros_like(noise).index_put((near,), z.to(noise))
     return z.index_put((far,), walk_back(samples[far], noise[far], samples.part(half_squares, ~close))[0]) if far.any() else z
@@ -335,12 +348,13 @@ def kept_numbers(samples: Members) -> int:
     "How many numbers a latent keeps: its own, and with gradients what the way back needs."
     (n, q), r = samples.zones.anchors.shape, samples.zones.solver.steps
     if not torch.is_grad_enabled(): return q
-    return (2 * r + 8) * q + (r * n if keeps_tables(n, q) else min(n, r * q))
+    tables = samples.width == n and keeps_tables(n, q)
+    return (2 * r + 8) * q + (r * n if tables else min(samples.width, r * q))
 
 
-def check_room(zones: AnchorSet, m: int, numbers: int) -> None:
-    "`MemoryError` unless there is room for `numbers` kept for each of m samples, and for the logits of a block."
-    n, size = len(zones), zones.anchors.element_size()
+def check_room(zones: AnchorSet, m: int, numbers: int, size: int | None = None) -> None:
+    "`MemoryError` unless there is room for `numbers` of `size` bytes kept for each of m samples, and for the logits of a block."
+    n, size = len(zones), size or zones.anchors.element_size()
     fewer = "fewer samples at a time" + (", fewer `steps` or torch.no_grad()" if torch.is_grad_enabled() else "")
     logits = min(zones.block * n, m * (n + m))
     check_memory(zones.anchors.device, {fewer: m * numbers * size, "a smaller `block`": logits * (16 + 5 * size)})
@@ -408,14 +422,15 @@ def joined(zones: Scales, z: Tensor, course: Course, ways: list[Trajectory]) -> 
     return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known))
 
 
-def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> list[Trajectory]:
-    "The forward flow of latents `[m,q]`, block by block."
-    with torch.autocast(z.device.type, enabled=False):
-        y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
-        cut = [repeat(None) if x is None else x.split(zones.block, dim) for x, dim in ((y, 0), (past, 1), (target, 0))]
-        return [flow_of_block(zones, course, keep, *block) for _, *block in zip(in_blocks(len(z), zones.block, progress), *cut)]
+def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> Iterator[tuple[slice, Trajectory]]:
+    "The forward flow of latents `[m,q]`, block by block, with the rows of each."
+    with torch.autocast(z.device.type, enabled=False): y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
+    cut = [repeat(None) if x is None else x.split(zones.block, dim) for x, dim in ((y, 0), (past, 1), (target, 0))]
+    for rows, *block in zip(in_blocks(len(z), zones.block, progress), *cut):
+        with torch.autocast(z.device.type, enabled=False): way = flow_of_block(zones, course, keep, *block)
+        yield rows, way
 
-
+# %% ../nbs/01_zones.ipynb #cc186f6b
 def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bool = False, progress: bool = False) -> FlowResult:
     "FM(z; t) [§2.2.1]: latents `[m,q]` forward through the anchors, watching the probability of each one's `target` `[m]`."
     z = check_points("z", z, zones)
@@ -424,8 +439,13 @@ def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bo
         if len(target) != len(z): raise ValueError(f"target: got {len(target)} entries, wanted {len(z)}, one for each latent")
     (n, q), r, grad = zones.anchors.shape, zones.solver.steps, torch.is_grad_enabled()
     check_room(zones, len(z), (2 * r + 8 if grad or keep else 6) * q + (r * n if grad and keeps_tables(n, q) else 0))
-    course = zones.solver.forward_course(float(zones.distances.min()) if zones.solver.knows_start else 0.0, zones.spread)
-    return joined(zones, z, course, flow_in_blocks(zones, course, z, target, keep, progress))
+    course = course_of_flow(zones)
+    return joined(zones, z, course, [way for _, way in flow_in_blocks(zones, course, z, target, keep, progress)])
+
+
+def course_of_flow(zones: Scales) -> Course:
+    "Where the forward flow of all latents is evaluated."
+    return zones.solver.forward_course(float(zones.distances.min()) if zones.solver.knows_start else 0.0, zones.spread)
 
 # %% ../nbs/01_zones.ipynb #29a870c0
 def samples_of(zones: Scales, index: Tensor | Sequence | None, points: Tensor | None) -> Members:
@@ -435,12 +455,8 @@ def samples_of(zones: Scales, index: Tensor | Sequence | None, points: Tensor | 
     return Members(zones, check_index("index", range(len(zones)) if index is None else index, zones))
 
 # %% ../nbs/01_zones.ipynb #f4859033
-class LatentZones(Scales):
-    """Disjoint zones of N(0, I), one for each anchor, by flow matching [§2.2.1].
-
-    `anchors` `[n,q]` floating, half precision becomes float32; `weights` `[n]` ≥ 0 (None: uniform); `solver` "adams" (options
-    `order`, `reach`, `window`, `unit`) or "euler" (option `gap`), with `steps` evaluations; `block` samples at a time (None: the
-    device's). Differentiable in `anchors`, `weights`, `noise`, `points`, `z`, windows and nodes held fixed. `ValueError` for bad input, `MemoryError` for too much."""
+class Encoding(Scales):
+    "The way from anchors to latents."
     def encode(self, index: Tensor | Sequence | None = None, noise: Tensor | None = None, alpha: float = 1.0,
                generator: torch.Generator | None = None, *, points: Tensor | None = None, progress: bool = False) -> Tensor:
         """A latent `[m,q]` from the zone of each `anchors[index]` (None: of all n) by the inverse flow.
@@ -456,6 +472,13 @@ class LatentZones(Scales):
         check_room(self, len(samples.own), kept_numbers(samples))
         return latent_blocks(samples, scaled_noise(self, len(samples.own), noise, alpha, generator), progress)
 
+# %% ../nbs/01_zones.ipynb #71842096
+class LatentZones(Encoding):
+    """Disjoint zones of N(0, I), one for each anchor, by flow matching [§2.2.1].
+
+    `anchors` `[n,q]` floating, half precision becomes float32; `weights` `[n]` ≥ 0 (None: uniform); `solver` "adams" (options
+    `order`, `reach`, `window`, `unit`) or "euler" (option `gap`), with `steps` evaluations; `block` samples at a time (None: the
+    device's). Differentiable in `anchors`, `weights`, `noise`, `points`, `z`, windows and nodes held fixed. `ValueError` for bad input, `MemoryError` for too much."""
     def flow(self, z: Tensor, target: Tensor | Sequence | None = None, *, keep_path: bool = False) -> FlowResult:
         "Follow latents `z` `[m,q]` into their zones; with `target` `[m]`, log-probabilities of these anchors on the way."
         return latent_flow(self, z, target, keep_path)
@@ -463,4 +486,11 @@ class LatentZones(Scales):
     @torch.no_grad()
     def decode(self, z: Tensor, *, progress: bool = False) -> Tensor:
         "Index `[m]` of the anchor whose zone each latent `z` `[m,q]` lies in."
-        return latent_flow(self, z, progress=progress).index
+        return torch.cat([index for _, index in self.decode_blocks(z, progress=progress)])
+
+    @torch.no_grad()
+    def decode_blocks(self, z: Tensor, *, progress: bool = False) -> Iterator[tuple[slice, Tensor]]:
+        "What `decode` gives, as (rows, index) block by block: to stop at any time and keep what is done."
+        z = check_points("z", z, self)
+        check_room(self, len(z), 3 * z.shape[1])
+        for rows, way in flow_in_blocks(self, course_of_flow(self), z, None, False, progress): yield rows, way.top

@@ -136,7 +136,7 @@ def test_autocast_has_no_say(options):
         anchors = randn(12, 6).float().requires_grad_()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=inside):
             zones = LatentZones(anchors, **options)
-            loss = alignment_loss(zones.encode(noise=randn(12, 6, seed=1)), zones, torch.arange(12).roll(1))
+            loss = alignment_loss(zones.encode(noise=randn(12, 6, seed=1).float()), zones, torch.arange(12).roll(1))
         return loss, torch.autograd.grad(loss, anchors)[0]
 
     for x, y in zip(loss_and_gradient(True), loss_and_gradient(False)): assert x.dtype == torch.float32 and torch.equal(x, y)

@@ -145,8 +145,8 @@ def test_summary_by_hand():
 def test_full_set(here):
     result = measure("full-set")
     text = well_formed(result)
-    assert result["flops"] == 4 * 60 * 200 * 16 * 3 and len(result["flops_per_second"]) == 4
-    assert all(result["parts"][name]["ratio"] > 0 for name in ("encode", "decode")) and 0 <= result["at_home"] <= 1
+    assert result["flops"] == 4 * 60 * 200 * 16 * 3 and len(result["flops_per_second"]) == 5
+    assert all(result["parts"][name]["ratio"] > 0 for name in ("encode", "guests", "decode")) and 0 <= result["at_home"] <= 1
     assert "m = 60 queries among n = 200" in text
     well_formed({**{key: result[key] for key in ("table", "machine", "versions", "date", "protocol")}, "skipped": "out of memory"})
 

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lzn_nb import flow
-from lzn_nb.zones import LatentZones
+from lzn_nb.zones import LatentZones, Members, kept_numbers, measure, samples_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "latent_euler.npz", allow_pickle=False)
 THEOREM = np.load(Path(__file__).parent / "goldens" / "theorem1.npz", allow_pickle=False)
@@ -138,8 +138,8 @@ def test_adams_does_not_feel_the_unit_of_length(n, q, power, seed):
     close(LatentZones(anchors * 2.0**power).encode(noise=noise), z.numpy(), 1e-9)  # powers of 2 round nothing
     far = LatentZones((anchors * 10.0**power).float())
     same_in_float64 = LatentZones(far.anchors.double()).encode(noise=noise)
-    close(far.encode(noise=noise), same_in_float64.numpy(), 1e-3)
-    assert far.flow(z, torch.arange(n)).log_prob.isfinite().all()
+    close(far.encode(noise=noise.float()), same_in_float64.numpy(), 1e-3)
+    assert far.flow(z.float(), torch.arange(n)).log_prob.isfinite().all()
 
 
 @few
@@ -301,6 +301,35 @@ def test_what_cannot_fit_is_refused_before_it_is_tried(monkeypatch):
         with pytest.raises(MemoryError, match="cpu has 1e-06 GB left"): call()
 
 
+def test_anchors_and_distances_that_cannot_fit_are_refused(monkeypatch):
+    wide = LatentZones(randn(2000, 8), block=2000)
+    monkeypatch.setattr(flow, "free_memory", lambda device: 50e6)
+    for call in (lambda: wide.distances, lambda: wide.flow(randn(3, 8)), lambda: wide.decode(randn(3, 8))):  # few latents, but the distances of all anchors
+        with pytest.raises(MemoryError, match="this needs 0.096 GB .* a smaller `block` would lower it"): call()
+    monkeypatch.setattr(flow, "free_memory", lambda device: 1e5)
+    with pytest.raises(MemoryError, match="fewer anchors would lower it"): LatentZones(torch.zeros(1, 1).expand(1000, 100))
+    monkeypatch.setattr(flow, "free_memory", lambda device: 3e6)
+    twins = torch.cat([randn(100, 8), randn(100, 8) + 1e-7]).float().requires_grad_()
+    assert LatentZones(randn(200, 8).float().requires_grad_(), block=50).encode().shape == (200, 8)  # there is room for this
+    monkeypatch.setattr(flow, "free_memory", lambda device: 4e5)
+    with pytest.raises(MemoryError): LatentZones(twins, block=50).encode()
+
+
+@pytest.mark.parametrize("n, q", [(10, 50), (100, 50), (2, 100), (1, 16), (500, 20)])
+@pytest.mark.parametrize("guests", [False, True])
+def test_the_estimate_of_what_is_kept_is_no_less_than_what_is(n, q, guests):
+    "Numbers that autograd keeps for each latent, against those the check of the memory reckons with."
+    zones = LatentZones(randn(n, q).float().requires_grad_(), block=64)
+    m = 300 if guests else n
+    points, noise = (randn(m, q, seed=seed).float().requires_grad_() for seed in (1, 2))
+    samples, sizes = samples_of(zones, None, points if guests else None), {}
+
+    def pack(x): sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes(); return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x): z = zones.encode(noise=noise, points=points if guests else None)
+    assert z.requires_grad and sum(sizes.values()) <= 4 * (m * kept_numbers(samples) + 4 * n * q)  # and a few times the anchors
+
+
 # -- gradients and precision -----------------------------------------------------------------------
 
 @pytest.mark.parametrize("options", [dict(solver="euler", steps=5, gap=0.05), dict(solver="adams", steps=6, window=4.0, unit=0.2)])
@@ -345,7 +374,7 @@ def test_float32_holds_for_wide_close_and_equal_anchors(case, options):
 def test_no_grad_first_takes_no_gradient_away():
     "Close anchors walk in float64, whose copy of the anchors must not be one made without a gradient."
     anchors = torch.cat([randn(10, 4), randn(10, 4) + 1e-5]).float()
-    noise = randn(20, 4, seed=1)
+    noise = randn(20, 4, seed=1).float()
 
     def gradient(before):
         a = anchors.clone().requires_grad_()
@@ -380,10 +409,38 @@ def test_autocast_has_no_say(options):
     for x, y in zip(inside, everything()): assert torch.equal(x, y)
 
 
-def test_any_floating_dtype_becomes_that_of_the_anchors():
+def test_lower_precision_becomes_that_of_the_anchors_and_higher_is_refused():
     zones, noise = LatentZones(randn(5, 3)), randn(5, 3, seed=1).float()
     assert torch.equal(zones.encode(noise=noise), zones.encode(noise=noise.double()))
-    assert LatentZones(randn(5, 3).float()).encode(noise=noise.double()).dtype == torch.float32
+    single = LatentZones(randn(5, 3).float())
+    assert single.encode(noise=noise.bfloat16()).dtype == torch.float32
+    for name, call in (("noise", lambda x: single.encode(noise=x)), ("points", lambda x: single.encode(points=x)), ("z", single.flow), ("z", single.decode)):
+        with pytest.raises(ValueError, match=f"{name}: got torch.float64, wanted torch.float32 as the anchors"): call(noise.double())
+
+
+def test_sparse_tensors_are_refused_and_empty_lists_are_not():
+    zones = LatentZones(randn(5, 3))
+    for name, call in (("weights", lambda x: LatentZones(randn(5, 3), x)), ("index", lambda x: zones.encode(x.long()))):
+        with pytest.raises(ValueError, match=f"{name}: got a tensor of layout torch.sparse_coo"): call(torch.ones(5).to_sparse())
+    assert zones.encode([]).shape == (0, 3)
+
+
+def test_assignments_come_block_by_block():
+    zones, z = LatentZones(randn(9, 3), block=4), randn(10, 3, seed=1)
+    parts = list(zones.decode_blocks(z))
+    assert [rows for rows, _ in parts] == [slice(0, 4), slice(4, 8), slice(8, 10)] and torch.equal(torch.cat([index for _, index in parts]), zones.decode(z))
+    stream = zones.decode_blocks(z.requires_grad_())
+    next(stream)
+    assert torch.is_grad_enabled() and torch.equal(zones.flow(z).index, zones.decode(z))
+
+
+def test_one_anchor_far_off_does_not_make_the_others_close():
+    "Who goes in float64 depends on the own distance from the centre, not on that of an outlier."
+    anchors = randn(300, 20).float()
+    anchors[0] *= 1500
+    index = torch.arange(300)
+    assert not measure(Members(LatentZones(anchors), index))[1][1:].any()
+    close(LatentZones(anchors).encode(noise=randn(300, 20, seed=1).float()), LatentZones(anchors.double()).encode(noise=randn(300, 20, seed=1).float()).numpy(), 1e-3)
 
 
 def test_noise_comes_from_the_callers_generator():
