@@ -101,8 +101,8 @@ class Diary:
                 warnings.warn(f"metrics: cannot write to {self.out} ({error.strerror}); training goes on, the lines are written when there is room")
 
 # %% ../nbs/06b_runs.ipynb #d5617456
-def open_run(out: str | Path, settings: dict, *, resume: bool = False) -> Path:
-    """The folder of a run, made if need be, with `settings` in its `config.json`.
+def open_run(out: str | Path, settings: dict, *, resume: bool = False, defaults: dict | None = None) -> Path:
+    """The folder of a run, made if need be, with `settings` in its `config.json`; `defaults` of settings that it may have been begun without.
 
     `ValueError` if it cannot be written to, holds a run already (and `resume` was not asked for), or was begun with other settings.
     """
@@ -110,7 +110,7 @@ def open_run(out: str | Path, settings: dict, *, resume: bool = False) -> Path:
     settings, file = json.loads(json.dumps(settings)), out / "config.json"
     if holds_run(out):
         if not resume: raise ValueError(f"out: {out} already holds a run; resume it (resume=True, --resume), or choose another folder")
-        before = json.loads(file.read_text()) if file.exists() else {}
+        before = json.loads(json.dumps(defaults or {})) | (json.loads(file.read_text()) if file.exists() else {})
         changed = [f"{key} was {before.get(key)!r}, is {settings.get(key)!r}" for key in sorted({*before, *settings})
                    if before.get(key) != settings.get(key)]
         if changed: raise ValueError(f"out: {out} was begun with other settings: {', '.join(changed)}")

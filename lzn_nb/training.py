@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'CHOICES', 'ADVICE', 'check_settings', 'TrainConfig', 'fits', 'get_preset', 'explain_fields', 'Component',
-           'rate_factor', 'ema_decay', 'Average', 'pick_device', 'make_accelerator', 'pick_tracker', 'step_generator',
-           'seed_everything', 'randomness_kept', 'TrainState', 'SavedState', 'does_not_fit', 'load_weights',
-           'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients', 'not_finite', 'check_streak',
-           'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory', 'after_update',
-           'train', 'open_sitting', 'plan_run']
+           'rate_factor', 'ema_decay', 'Average', 'pick_device', 'make_accelerator', 'leave_group', 'pick_tracker',
+           'step_generator', 'seed_everything', 'randomness_kept', 'TrainState', 'SavedState', 'does_not_fit',
+           'load_weights', 'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients', 'not_finite',
+           'check_streak', 'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory',
+           'after_update', 'alone_in', 'train', 'open_sitting', 'plan_run']
 
-# %% ../nbs/07_training.ipynb #58f1fb77
+# %% ../nbs/07_training.ipynb #e37fa9bc
+import atexit
 import contextlib
 import copy
 import dataclasses
@@ -37,7 +38,7 @@ from .parallel import largest_of_ranks, mean_weight, rank_and_world
 from .runs import Diary, make_folder, note_sitting, shorten
 from .zones import NotFinite
 
-# %% ../nbs/07_training.ipynb #3bad23b3
+# %% ../nbs/07_training.ipynb #e343aa7e
 LEAST = {"steps": 1, "batch": 1, "warmup": 0, "log_every": 1, "save_every": 1, "eval_every": 0, "keep": 1, "max_skipped": 1, "accumulate": 1,
          "piece": 0, "workers": 0}
 CHOICES = {"schedule": ("constant", "cosine"), "precision": ("no", "bf16", "fp16")}
@@ -54,7 +55,7 @@ def check_settings(config: "TrainConfig") -> None:
     if config.batch % config.accumulate:
         raise ValueError(f"accumulate: got {config.accumulate}, wanted a number that divides the batch of {config.batch}")
 
-# %% ../nbs/07_training.ipynb #da391dba
+# %% ../nbs/07_training.ipynb #e8008026
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     "What the loop needs to know; scenarios add their own fields. `ValueError` for a number out of its range."
@@ -72,6 +73,7 @@ class TrainConfig:
     precision: str = "no"       # of the networks: "bf16" or "fp16" (mixed), "no": float32; zones are always float32
     accumulate: int = 1         # parts of a batch that go one after the other, each with zones of its own
     piece: int = 0              # samples whose activations are kept at a time; 0: all. The gradient stays the same
+    ring: bool = False          # ranks exchange anchors in blocks, from neighbour to neighbour
     workers: int = 0            # processes that read images from a folder
     compile: bool = False       # torch.compile the networks
     channels_last: bool = False # another order of the numbers in memory, faster for convolutions on many GPUs
@@ -83,7 +85,7 @@ class TrainConfig:
     @property
     def zone_batch(self) -> int: return self.batch // self.accumulate  # samples that share a latent space
 
-# %% ../nbs/07_training.ipynb #34f3d9ca
+# %% ../nbs/07_training.ipynb #85d828c9
 def fits(value, example) -> bool:
     "Whether `value` is of the kind of `example`; whole numbers pass for floats, tuples are compared element by element."
     if isinstance(example, tuple): return isinstance(value, tuple) and all(fits(v, e) for v in value for e in example[:1])
@@ -103,7 +105,7 @@ def get_preset(presets: dict[str, TrainConfig], name: str, **changes) -> TrainCo
             raise ValueError(f"{key}: got {value!r}, wanted {type(fields[key]).__name__}, such as {fields[key]!r}")
     return dataclasses.replace(preset, **changes)
 
-# %% ../nbs/07_training.ipynb #6467dd85
+# %% ../nbs/07_training.ipynb #156315f3
 def explain_fields(kind: type[TrainConfig], preset: TrainConfig) -> list[tuple[str, str, str]]:
     "Name, value in the `preset` and meaning of each field: the comments in the source of the dataclasses."
     comments = {}
@@ -112,7 +114,7 @@ def explain_fields(kind: type[TrainConfig], preset: TrainConfig) -> list[tuple[s
             if found := re.match(r"    (\w+): [^#]*?(?:#\s*(.*))?$", line): comments[found[1]] = (found[2] or "").strip()
     return [(f.name, shorten(getattr(preset, f.name)), comments.get(f.name, "")) for f in dataclasses.fields(kind)]
 
-# %% ../nbs/07_training.ipynb #d7972641
+# %% ../nbs/07_training.ipynb #1422cad7
 @dataclasses.dataclass(frozen=True)
 class Component:
     "A part of a network with its learning rate, and if it differs from the others in that, its budget of updates, schedule and warm-up."
@@ -126,7 +128,7 @@ class Component:
         "Whether it takes part in update `step` = 0, 1, …"
         return self.budget is None or step < self.budget
 
-# %% ../nbs/07_training.ipynb #c4395cb9
+# %% ../nbs/07_training.ipynb #fcb732f8
 def rate_factor(step: int, config: TrainConfig, component: Component | None = None) -> float:
     "What a learning rate is multiplied by at update `step` = 0, 1, …: linear warm-up, then constant or cosine."
     given = lambda name: getattr(config, name) if component is None or getattr(component, name) is None else getattr(component, name)
@@ -134,17 +136,18 @@ def rate_factor(step: int, config: TrainConfig, component: Component | None = No
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     return warm if given("schedule") == "constant" else warm * (1 + math.cos(math.pi * step / steps)) / 2
 
-# %% ../nbs/07_training.ipynb #330b2008
+# %% ../nbs/07_training.ipynb #4fc0dd18
 def ema_decay(k: int, decay: float) -> float:
     "Decay of the average at its update k = 1, 2, …: min(decay, (1+k)/(10+k)), so that the early weights are soon forgotten."
     return min(decay, (1 + k) / (10 + k))
 
-# %% ../nbs/07_training.ipynb #d3ef0649
+# %% ../nbs/07_training.ipynb #d95f9faa
 class Average(nn.Module):
     "`module`, a copy of `network` that `update` moves towards the weights in training; its counter `updates` is part of its state."
     def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
         super().__init__()
-        self.module = copy.deepcopy(network).requires_grad_(False)
+        try: self.module = copy.deepcopy(network).requires_grad_(False)
+        except (TypeError, RuntimeError) as error: raise ValueError(f"network: cannot be copied for its average ({error}), wanted modules that copy.deepcopy can copy") from error
         self.decay, self.warmup = decay, warmup
         self.register_buffer("updates", torch.zeros((), device=next(network.parameters()).device))
 
@@ -158,7 +161,7 @@ class Average(nn.Module):
             if weight.requires_grad: average.lerp_(weight.detach().to(average), share.to(average.dtype))
         for average, buffer in zip(self.module.buffers(), network.buffers()): average.copy_(buffer)
 
-# %% ../nbs/07_training.ipynb #1850306b
+# %% ../nbs/07_training.ipynb #5bea12b3
 def pick_device(name: str | None = None) -> torch.device:
     "The device asked for, or the best there is: CUDA, MPS, CPU. `ValueError` for one that is not here."
     here = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -168,7 +171,7 @@ def pick_device(name: str | None = None) -> torch.device:
         raise ValueError(f"device: got {str(name)!r}, wanted one of {here} on this machine")
     return torch.device(name)
 
-# %% ../nbs/07_training.ipynb #a4ad072d
+# %% ../nbs/07_training.ipynb #77137c1c
 def make_accelerator(config: TrainConfig, device: torch.device):
     "Accelerate's `Accelerator` for these settings on this kind of device; `ValueError` for a precision that it cannot have, or an unknown tracker."
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -181,8 +184,14 @@ def make_accelerator(config: TrainConfig, device: torch.device):
     if config.precision == "fp16" and device.type == "cpu": raise ValueError("precision: got 'fp16' on a CPU, wanted 'bf16' or 'no' there")
     if rank_and_world()[1] == 1: AcceleratorState._reset_state(True)  # one process may train several networks, each with settings of its own
     if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)
+    atexit.register(leave_group)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, log_with=pick_tracker(config.track), project_dir=".",
                        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+
+
+def leave_group() -> None:
+    "Let go of the other processes, however this one ends: the threads that listen to them must not outlive Python."
+    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
 
 
 def pick_tracker(name: str) -> str | None:
@@ -192,7 +201,7 @@ def pick_tracker(name: str) -> str | None:
     if name and name not in here: raise ValueError(f"track: got {name!r}, wanted one of those installed here: {here or 'none'}")
     return name or None
 
-# %% ../nbs/07_training.ipynb #751005e9
+# %% ../nbs/07_training.ipynb #ff1c0d00
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     "The randomness of update `step`: a function of seed and step alone, so a resumed run draws what an uninterrupted one draws."
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
@@ -212,7 +221,7 @@ def randomness_kept(device: torch.device):
         try: yield
         finally: random.setstate(before[0]); np.random.set_state(before[1])
 
-# %% ../nbs/07_training.ipynb #048ad232
+# %% ../nbs/07_training.ipynb #520c39e6
 class TrainState:
     "Network, average and optimizer of a run, saved and restored together."
     def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component]):
@@ -237,7 +246,7 @@ class TrainState:
             self.optimizer.param_groups.remove(group)
         return bool(done)
 
-# %% ../nbs/07_training.ipynb #5ce5b5ab
+# %% ../nbs/07_training.ipynb #d8f7707d
 class SavedState(TrainState):
     "A state that can be written to a file and read from it."
     def state_dict(self) -> dict:
@@ -264,7 +273,7 @@ class SavedState(TrainState):
             if scaler := self.scaler_state(): self.accelerator.scaler.load_state_dict(state.get("scaler", scaler["scaler"]))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error: raise does_not_fit(error) from error
 
-# %% ../nbs/07_training.ipynb #0cd28775
+# %% ../nbs/07_training.ipynb #496206eb
 def does_not_fit(error: Exception) -> ValueError:
     "What to say of a checkpoint that a network cannot take: the settings agree, so the code must have changed."
     return ValueError(f"checkpoint: does not fit this network ({str(error).strip().splitlines()[0]}), wanted one of the same settings and version")
@@ -275,7 +284,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     try: network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error: raise does_not_fit(error) from error
 
-# %% ../nbs/07_training.ipynb #5917cd10
+# %% ../nbs/07_training.ipynb #f44bb705
 class BatchLosses(nn.Module):
     "The losses of a batch as the forward pass of a module."
     def __init__(self, network: nn.Module, losses: Callable[..., dict[str, Tensor]]):
@@ -284,9 +293,12 @@ class BatchLosses(nn.Module):
 
     def forward(self, *batch, generator: torch.Generator) -> dict[str, Tensor]:
         losses = self.losses(self.network, *batch, generator)
+        if not isinstance(losses, dict) or "loss" not in losses: raise ValueError(f"losses: got {list(losses) if isinstance(losses, dict) else type(losses).__name__}, wanted a dictionary with \"loss\" in it")
+        if odd := [name for name, value in losses.items() if not isinstance(value, Tensor) or value.ndim]: raise ValueError(f"losses: {odd[0]!r} is no scalar tensor")
+        if not losses["loss"].requires_grad: raise ValueError("losses: \"loss\" has no gradient, wanted one that depends on the trained parameters")
         return losses | {"loss": losses["loss"] * (1 + 0 * losses["loss"].detach())}
 
-# %% ../nbs/07_training.ipynb #a9716a20
+# %% ../nbs/07_training.ipynb #67af314a
 class Wrapped(SavedState):
     "A state wrapped by Accelerate for its device, precision and processes."
     def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component], device: torch.device | None = None):
@@ -312,7 +324,7 @@ class Wrapped(SavedState):
         self.accelerator.free_memory()
         self.wrapped = self.accelerator.prepare(BatchLosses(self.network, self.losses))
 
-# %% ../nbs/07_training.ipynb #d7e4f8de
+# %% ../nbs/07_training.ipynb #25166df3
 class WithGradient(Wrapped):
     "A wrapped state that finds the gradient of a batch."
     def gradient(self, batches: list[tuple], generator: torch.Generator) -> dict[str, Tensor]:
@@ -326,7 +338,7 @@ class WithGradient(Wrapped):
             for name, value in losses.items(): found[name] = found.get(name, 0) + weight * value.detach()
         return found
 
-# %% ../nbs/07_training.ipynb #23a59814
+# %% ../nbs/07_training.ipynb #826b4718
 class Trainer(WithGradient):
     "What a run trains, and how it takes a step."
     def update(self, batches: list[tuple], generator: torch.Generator) -> dict[str, Tensor]:
@@ -347,7 +359,7 @@ class Trainer(WithGradient):
         self.step, self.whole = self.step + 1, True
         return figures | {"grad_norm": norm, "skipped": self.skipped[0].clone()}
 
-# %% ../nbs/07_training.ipynb #45e5aea2
+# %% ../nbs/07_training.ipynb #99d19dae
 def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> tuple[Tensor, Tensor]:
     "Scale all gradients together down to the norm `clip`; the norm before, and whether it was finite. Gradients that are not stay as they are."
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -357,7 +369,7 @@ def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> tuple[Tenso
     nn.utils.clip_grads_with_norm_(parameters, clip, torch.where(good, norm, 0.0))
     return norm, good
 
-# %% ../nbs/07_training.ipynb #b11d1aed
+# %% ../nbs/07_training.ipynb #0868d320
 def not_finite(network: nn.Module, batch: tuple) -> str:
     "Which tensors of the batch, weights and gradients hold NaN or infinity: the first three names and how many more."
     named = [(f"batch[{i}]", part) for i, part in enumerate(batch)] + [(f"weight {name}", p) for name, p in network.named_parameters()]
@@ -377,7 +389,7 @@ def check_streak(trainer: Trainer, batch: tuple) -> None:
     found = not_finite(trainer.network, batch)
     raise FloatingPointError(f"update {trainer.step}: loss or gradient was not finite {row} times in a row (not finite: {found or 'the sum of the gradients'}); {ADVICE}")
 
-# %% ../nbs/07_training.ipynb #823d3cea
+# %% ../nbs/07_training.ipynb #6bef0fc8
 def run_update(trainer: Trainer, batches: list[tuple], seed: int) -> dict[str, Tensor]:
     "The next update, its randomness a function of `seed` and its number; an error says which update it was, and what to try."
     trainer.freeze_when_due()
@@ -398,7 +410,7 @@ def diagnosis(error: Exception, trainer: Trainer, batch: tuple) -> Exception:
     ran_away = isinstance(error, (FloatingPointError, NotFinite)) or found
     return FloatingPointError(f"{where}{f' (not finite: {found})' if found else ''}; {ADVICE}") if ran_away else ValueError(where)
 
-# %% ../nbs/07_training.ipynb #0cbb5494
+# %% ../nbs/07_training.ipynb #14b4dcb0
 class Terminated(SystemExit):
     "Training has ended because of SIGTERM; everything is saved."
     def __init__(self): super().__init__(128 + signal.SIGTERM)
@@ -425,7 +437,7 @@ class StopRequest:
         number = largest_of_ranks(self.number, trainer.device) if looking else self.number if rank_and_world()[1] == 1 else 0
         if number: raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-# %% ../nbs/07_training.ipynb #f27fd8ec
+# %% ../nbs/07_training.ipynb #57dc4465
 class Scribe:
     "Writes the figures of a run into its folder `out`."
     def __init__(self, trainer: Trainer, out: Path):
@@ -449,7 +461,7 @@ class Scribe:
         self.trainer.accelerator.log(line, step=self.trainer.step)
         return line
 
-# %% ../nbs/07_training.ipynb #84315b8f
+# %% ../nbs/07_training.ipynb #520d1ab1
 class Keeper(Scribe):
     "What a run leaves in its folder: figures, checkpoints, and the best of them."
     def save(self) -> None:
@@ -463,14 +475,14 @@ class Keeper(Scribe):
                                  f"training goes on, the newest one is that of update {self.saved}")
         self.saved = self.trainer.step
 
-# %% ../nbs/07_training.ipynb #49ee6802
+# %% ../nbs/07_training.ipynb #8dea57ee
 def peak_memory(device: torch.device) -> float:
     "Largest memory so far, in GB: of tensors on a GPU, of the whole process elsewhere."
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 1e9
     import resource, sys  # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
-# %% ../nbs/07_training.ipynb #0e95d167
+# %% ../nbs/07_training.ipynb #b354a1f2
 def after_update(trainer: Trainer, keeper: Keeper, figures: dict[str, Tensor], batch: tuple, evaluate: Callable | None, bar: tqdm) -> bool:
     "Evaluate, log, show and save what is due after an update; whether figures were looked at."
     config, step = trainer.config, trainer.step
@@ -489,7 +501,21 @@ def after_update(trainer: Trainer, keeper: Keeper, figures: dict[str, Tensor], b
     bar.update()
     return looking or trainer.device.type == "cpu"
 
-# %% ../nbs/07_training.ipynb #85129677
+# %% ../nbs/07_training.ipynb #6bf582af
+@contextlib.contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    "Hold the lock of the folder `out` (the first rank does it for all); `ValueError` if another process trains in it."
+    if os.name == "nt" or rank_and_world()[0]: yield; return
+    import fcntl
+    folder = os.open(out / "checkpoints", os.O_RDONLY)
+    try:
+        try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: raise ValueError(f"out: another process is training in {out}, wanted a folder of its own") from None
+        except OSError: pass  # a file system without locks
+        yield
+    finally: os.close(folder)
+
+# %% ../nbs/07_training.ipynb #75ee9c40
 def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], out: str | Path, *, seed: int,
           progress: bool = True, evaluate: Callable[[nn.Module], dict[str, float]] | None = None) -> nn.Module:
     """Update until `config.steps`, from the newest checkpoint in `out` on; returns the averaged network, ready to use.
@@ -499,11 +525,11 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
     `FloatingPointError` when `max_skipped` updates in a row are not finite; `KeyboardInterrupt` and `Terminated` after all is saved.
     """
     config, out = trainer.config, make_folder(Path(out))
-    if state := load_checkpoint(out, trainer.device): trainer.load_state_dict(state)
-    trainer.begin(losses)
-    keeper = open_sitting(trainer, out, seed)
-    bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and keeper.main), unit="update")
-    with randomness_kept(trainer.device), StopRequest() as stop, bar:
+    with alone_in(out), randomness_kept(trainer.device), StopRequest() as stop:
+        if state := load_checkpoint(out, trainer.device): trainer.load_state_dict(state)
+        trainer.begin(losses)
+        keeper = open_sitting(trainer, out, seed)
+        bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and keeper.main), unit="update")
         try:
             parts = stream(trainer.step * config.accumulate) if trainer.step < config.steps else iter(())
             while trainer.step < config.steps:
@@ -514,10 +540,11 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
         except BaseException:  # Ctrl-C as well
             keeper.save()
             raise
+        finally: bar.close()
     for tracker in trainer.accelerator.trackers: tracker.finish()
     return trainer.average.module.eval()
 
-# %% ../nbs/07_training.ipynb #320a5f4d
+# %% ../nbs/07_training.ipynb #5810c355
 def open_sitting(trainer: Trainer, out: Path, seed: int) -> Keeper:
     "Note where this sitting runs and from which update on."
     keeper = Keeper(trainer, out)
@@ -529,7 +556,7 @@ def open_sitting(trainer: Trainer, out: Path, seed: int) -> Keeper:
         trainer.accelerator.init_trackers("lzn", {k: v for k, v in dataclasses.asdict(trainer.config).items() if isinstance(v, (int, float, str))})
     return keeper
 
-# %% ../nbs/07_training.ipynb #665cb864
+# %% ../nbs/07_training.ipynb #efd71095
 def plan_run(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], *, seed: int = 0, probe: int = 5) -> dict[str, float]:
     "What a run would need, measured on `probe` updates after a first one, in a trainer that is used up by it: sizes, memory in GB, seconds."
     config, times = trainer.config, []

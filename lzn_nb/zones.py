@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'NotFinite', 'check_rows', 'check_anchors', 'beside', 'log_of_weights', 'AnchorSet', 'Sizes', 'Scales',
            'Standing', 'Members', 'half_squares_of', 'measure', 'centred', 'spread_with_guests', 'Guests',
            'check_index', 'check_points', 'scaled_noise', 'course_for', 'Path', 'make_path', 'walk_back',
-           'latents_of_block', 'kept_numbers', 'check_room', 'in_blocks', 'latent_blocks', 'latent_path', 'FlowResult',
+           'kept_numbers', 'check_room', 'latents_of_block', 'in_blocks', 'latent_blocks', 'latent_path', 'FlowResult',
            'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow', 'course_of_flow',
            'samples_of', 'Encoding', 'LatentZones']
 
@@ -183,8 +183,8 @@ class Members(Standing):
         return self.zones.nearest(half_squares)
 
     def close(self, half_squares: Tensor, oneself: int = 1) -> Tensor:
-        "Which samples `[b]` have others within a thousandth of their own norm; `oneself` is how often each is among them."
-        reach = 1e-3 * self.at(wide=True).detach().norm(dim=1, keepdim=True)
+        "Which samples `[b]` have others within a five-hundredth of their own norm; `oneself` is how often each is among them."
+        reach = 2e-3 * self.at(wide=True).detach().norm(dim=1, keepdim=True)
         return (half_squares <= reach**2 / 2).sum(1) > oneself
 
     def part(self, half_squares: Tensor, rows: Tensor) -> Tensor:
@@ -332,17 +332,6 @@ def walk_back(samples: Members, noise: Tensor, half_squares: Tensor, exact: bool
     lams = torch.stack([torch.as_tensor(lam).to(z).expand(len(z), 1) for lam in [*course.lams, 0.0]])
     return z, make_path(samples.zones, lams, torch.cat([way.states, z[None]]) + lams * home)
 
-# %% ../nbs/01_zones.ipynb #f73b6c84
-def latents_of_block(samples: Members, noise: Tensor) -> Tensor:
-    "Latents `[b,q]` by the inverse flow of one block; samples that float32 can hardly tell from their neighbours go in float64."
-    half_squares, close = measure(samples)
-    if not close.any(): return walk_back(samples, noise, half_squares)[0]
-    near, far = close.to(noise.device), ~close.to(noise.device)
-    check_room(samples.zones, int(near.sum()), kept_numbers(samples), size=8)  # twice as much as was reckoned with
-    z, _ = walk_back(samples[near], in_float64(noise[near]), samples.part(half_squares, close), exact=True)
-    z = torch.zeros_like(noise).index_put((near,), z.to(noise))
-    return z.index_put((far,), walk_back(samples[far], noise[far], samples.part(half_squares, ~close))[0]) if far.any() else z
-
 # %% ../nbs/01_zones.ipynb #8e606f07
 def kept_numbers(samples: Members) -> int:
     "How many numbers a latent keeps: its own, and with gradients what the way back needs."
@@ -358,6 +347,17 @@ def check_room(zones: AnchorSet, m: int, numbers: int, size: int | None = None) 
     fewer = "fewer samples at a time" + (", fewer `steps` or torch.no_grad()" if torch.is_grad_enabled() else "")
     logits = min(zones.block * n, m * (n + m))
     check_memory(zones.anchors.device, {fewer: m * numbers * size, "a smaller `block`": logits * (16 + 5 * size)})
+
+# %% ../nbs/01_zones.ipynb #f73b6c84
+def latents_of_block(samples: Members, noise: Tensor) -> Tensor:
+    "Latents `[b,q]` by the inverse flow of one block; samples that float32 can hardly tell from their neighbours go in float64."
+    half_squares, close = measure(samples)
+    if not close.any(): return walk_back(samples, noise, half_squares)[0]
+    near, far = close.to(noise.device), ~close.to(noise.device)
+    check_room(samples.zones, int(near.sum()), kept_numbers(samples), size=8)  # twice as much as was reckoned with
+    z, _ = walk_back(samples[near], in_float64(noise[near]), samples.part(half_squares, close), exact=True)
+    z = torch.zeros_like(noise).index_put((near,), z.to(noise))
+    return z.index_put((far,), walk_back(samples[far], noise[far], samples.part(half_squares, ~close))[0]) if far.any() else z
 
 # %% ../nbs/01_zones.ipynb #450221f6
 def in_blocks(m: int, block: int, progress: bool = False) -> Iterable[slice]:

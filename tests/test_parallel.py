@@ -103,6 +103,29 @@ def test_ranks_are_one(world, tmp_path):
         assert (found - wanted).abs().max() <= loose * wanted.abs().max(), case
 
 
+def both_ways(rank, world, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    found = []
+    for n in (world, 7, 12):
+        for shape in ((), (3,), (2, 2)):
+            x = torch.randn(n, *shape, generator=torch.Generator().manual_seed(n)).double()
+            pull = torch.randn(n, *shape, generator=torch.Generator().manual_seed(10 + rank)).double()
+            for ring in (False, True):
+                mine = own_rows(x).clone().requires_grad_()
+                everything = gather_rows(mine, n, ring)
+                found.append([torch.equal(everything, x), torch.autograd.grad((everything * pull).sum(), mine)[0]])
+    assert all(same for same, _ in found)
+    for (_, a), (_, b) in zip(found[::2], found[1::2]): torch.testing.assert_close(a, b, rtol=1e-14, atol=1e-14)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_the_ring_is_the_same_exchange(world, tmp_path):
+    "Rows of all ranks, and the sum of everybody's derivatives by one's own: equal and unequal shares, one sample a rank, several shapes."
+    mp.spawn(both_ways, (world, str(tmp_path)), nprocs=world)
+
+
 def forgetful(rank, world, folder):
     "The exchange without its gradient: own rows put back into what came from the others."
     torch.set_num_threads(1)

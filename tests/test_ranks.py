@@ -31,7 +31,7 @@ def free_port():
 def generation(config, network, images, labels, generator, n):
     "Scenario 1: the latent of an image's zone tells the decoder what to draw."
     image = network["image"]
-    zones, mine, extra = zones_of_batch(image, images, n, config.piece or None)
+    zones, mine, extra = zones_of_batch(image, images, n, config.piece or None, config.ring)
     draw = lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
     z = zones.encode(mine, draw(torch.randn, image.latent_dim))
     x0, t = draw(torch.randn, *images.shape[1:]), draw(torch.rand)
@@ -42,13 +42,13 @@ def representation(config, network, images, labels, generator, n):
     "Scenario 2: latents of a view come into the zones of the other."
     image = network["image"]
     draw = lambda *shape: drawn_rows(torch.randn, n, *shape, generator=generator, like=images)
-    (first, mine, a), (second, _, b) = (zones_of_batch(image, images + 0.1 * draw(*images.shape[1:]), n, config.piece or None) for _ in range(2))
+    (first, mine, a), (second, _, b) = (zones_of_batch(image, images + 0.1 * draw(*images.shape[1:]), n, config.piece or None, config.ring) for _ in range(2))
     return {"loss": alignment_loss(first.encode(mine, draw(image.latent_dim), 0.45), second, mine) + a + b}
 
 
 SCENARIOS = {"generation": generation, "representation": representation, "joint": joint_losses}
 CASES = [(name, dtype, changes) for name in SCENARIOS for dtype in (torch.float64, torch.float32)
-         for changes in ({"batch": 12}, {"batch": 7}, {"batch": 10, "piece": 2, "accumulate": 2, "flip": True, "jitter": 0.5})]
+         for changes in ({"batch": 12}, {"batch": 7}, {"batch": 7, "ring": True}, {"batch": 10, "piece": 2, "accumulate": 2, "flip": True, "jitter": 0.5})]
 
 
 def gradient(name, dtype, changes):

@@ -102,6 +102,8 @@ def test_settings_are_kept_and_compared(tmp_path):
     for changed, words in (({"steps": 4}, "steps was 3, is 4"), ({"new": 1}, "new was None, is 1")):
         with pytest.raises(ValueError, match=words): open_run(out, settings | changed, resume=True)
     assert json.loads((out / "config.json").read_text())["steps"] == 3
+    open_run(out, settings | {"later": (1, 2)}, resume=True, defaults={"later": (1, 2), "steps": 9})  # begun before there was such a setting
+    with pytest.raises(ValueError, match="later was \\[1, 2\\], is 3"): open_run(out, settings | {"later": 3}, resume=True, defaults={"later": (1, 2)})
     (out / "config.json").unlink()
     with pytest.raises(ValueError, match="other settings"): open_run(out, settings, resume=True)
 

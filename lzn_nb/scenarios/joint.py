@@ -137,7 +137,7 @@ def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tens
     if config.flip: images = torch.where(draw(torch.rand, 1, 1, 1) < 0.5, images.flip(3), images)
     z = images.new_zeros(len(images), 0)
     if config.zones:
-        zones, mine, extra = zones_of_batch(image, jittered(images, config.jitter, generator, n), n, config.piece or None)
+        zones, mine, extra = zones_of_batch(image, jittered(images, config.jitter, generator, n), n, config.piece or None, config.ring)
         z = zones.encode(mine, draw(torch.randn, image.latent_dim), config.alpha)
     flow = flow_errors(config, image, images, z, labels, draw).mean() + extra
     if not config.zones: return {"loss": flow, "flow": flow}
@@ -320,7 +320,7 @@ def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs
     config, main = trainer.config, trainer.accelerator.is_main_process
     settings = {"scenario": "joint", "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
-    if main: open_run(out, settings, resume=resume)
+    if main: open_run(out, settings, resume=resume, defaults={f.name: f.default for f in dataclasses.fields(JointConfig) if f.default is not dataclasses.MISSING})
     trainer.accelerator.wait_for_everyone()
     if not final_figures(out := Path(out)):
         validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
