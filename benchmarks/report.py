@@ -214,10 +214,38 @@ def gpu(result: dict) -> str:
     return "\n\n".join(parts)
 
 
+# -- scaling ---------------------------------------------------------------------------------------
+
+def scaling(result: dict) -> str:
+    p, rates, rows = result["protocol"], result["rates"], []
+    for row in result["rows"]:
+        said = sum(row["predicted"].values())
+        rows.append([f"{row['batch']:,}", str(row["q"]), str(row["evaluations"]), str(row["ranks"]), duration(row["seconds"]), duration(said), digits(said / row["seconds"]),
+                     *(duration(row["predicted"][part]) for part in ("fixed", "networks", "zones", "messages"))])
+    head = ["batch", "q", "evaluations each way", "ranks", "measured", "predicted", "ratio", "fixed", "networks", "zones", "messages"]
+    return (f"Updates of the joint scenario (preset {p['preset']}, images of {p['shape'][1]} × {p['shape'][2]}), a process with one thread for each rank, the fastest of {p['repeats']}. "
+            f"Rates, from networks alone and zones alone at {p['small']} and {p['large']} samples and a sum of the gradient over two ranks: networks {digits(rates['network_rate'] / 1e9)} GFLOP/s "
+            f"({digits(result['flops'] / 1e6)} Mflop a sample), zones {digits(rates['zone_rate'] / 1e9)} GFLOP/s, messages {digits(rates['bandwidth'] / 1e9)} GB/s, "
+            f"{duration(rates['fixed'])} for each update and {duration(rates['per_evaluation'])} for each evaluation.\n\n{grid(head, rows)}")
+
+
+# -- training --------------------------------------------------------------------------------------
+
+def training(result: dict) -> str:
+    p, parts, plain = result["protocol"], result["parts"], result["options"]["as it is"]
+    whole = parts["update"]
+    split = grid(["part of an update", "time", "share"], [[name, duration(seconds), f"{seconds / whole:.0%}"] for name, seconds in parts.items()])
+    rows = [[name, row["skipped"], "", "", ""] if "skipped" in row else
+            [name, duration(row["first"]), duration(row["seconds"]), times(plain["seconds"] / row["seconds"]), f"{row['loss']:.4f}"] for name, row in result["options"].items()]
+    return (f"Updates of the joint scenario, preset {p['preset']}, {p['data']}, {p['batch']} samples; medians of {p['repeats']}. Data and the update are timed apart.\n\n{split}\n\n"
+            f"What the options bring; the loss is that of the sixth update, to see that they compute the same.\n\n{grid(['option', 'first update', 'update', 'gain', 'loss'], rows)}")
+
+
 # -- all -------------------------------------------------------------------------------------------
 
 TABLES = {"speed": (speed, "Speed"), "memory": (memory, "Time and memory by batch size"), "accuracy": (accuracy, "Accuracy by evaluation"),
-          "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU")}
+          "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "An update of the joint scenario"),
+          "scaling": (scaling, "Updates on one rank and on two")}
 
 
 def render(result: dict, title: bool = True) -> str:

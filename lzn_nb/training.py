@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['LEAST', 'CHOICES', 'ADVICE', 'check_settings', 'TrainConfig', 'fits', 'get_preset', 'explain_fields', 'Component',
-           'rate_factor', 'ema_decay', 'Average', 'pick_device', 'make_accelerator', 'leave_group', 'pick_tracker',
-           'step_generator', 'seed_everything', 'randomness_kept', 'TrainState', 'SavedState', 'does_not_fit',
-           'load_weights', 'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients', 'not_finite',
-           'check_streak', 'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory',
-           'after_update', 'alone_in', 'train', 'open_sitting', 'plan_run']
+           'rate_factor', 'ema_decay', 'Average', 'own_shard', 'unsharded', 'sharded_like', 'pick_device',
+           'make_accelerator', 'leave_group', 'pick_tracker', 'step_generator', 'seed_everything', 'randomness_kept',
+           'TrainState', 'Remembering', 'SavedState', 'does_not_fit', 'load_weights', 'BatchLosses', 'Wrapped',
+           'WithGradient', 'Trainer', 'clip_gradients', 'not_finite', 'check_streak', 'run_update', 'diagnosis',
+           'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory', 'after_update', 'alone_in', 'train',
+           'open_sitting', 'plan_run']
 
-# %% ../nbs/07_training.ipynb #e37fa9bc
+# %% ../nbs/07_training.ipynb #1f1ed5ed
 import atexit
 import contextlib
 import copy
@@ -38,7 +39,7 @@ from .parallel import largest_of_ranks, mean_weight, rank_and_world
 from .runs import Diary, make_folder, note_sitting, shorten
 from .zones import NotFinite
 
-# %% ../nbs/07_training.ipynb #e343aa7e
+# %% ../nbs/07_training.ipynb #4caf9e16
 LEAST = {"steps": 1, "batch": 1, "warmup": 0, "log_every": 1, "save_every": 1, "eval_every": 0, "keep": 1, "max_skipped": 1, "accumulate": 1,
          "piece": 0, "workers": 0}
 CHOICES = {"schedule": ("constant", "cosine"), "precision": ("no", "bf16", "fp16")}
@@ -55,7 +56,7 @@ def check_settings(config: "TrainConfig") -> None:
     if config.batch % config.accumulate:
         raise ValueError(f"accumulate: got {config.accumulate}, wanted a number that divides the batch of {config.batch}")
 
-# %% ../nbs/07_training.ipynb #e8008026
+# %% ../nbs/07_training.ipynb #d1c02bf0
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     "What the loop needs to know; scenarios add their own fields. `ValueError` for a number out of its range."
@@ -85,7 +86,7 @@ class TrainConfig:
     @property
     def zone_batch(self) -> int: return self.batch // self.accumulate  # samples that share a latent space
 
-# %% ../nbs/07_training.ipynb #85d828c9
+# %% ../nbs/07_training.ipynb #841bd00e
 def fits(value, example) -> bool:
     "Whether `value` is of the kind of `example`; whole numbers pass for floats, tuples are compared element by element."
     if isinstance(example, tuple): return isinstance(value, tuple) and all(fits(v, e) for v in value for e in example[:1])
@@ -105,7 +106,7 @@ def get_preset(presets: dict[str, TrainConfig], name: str, **changes) -> TrainCo
             raise ValueError(f"{key}: got {value!r}, wanted {type(fields[key]).__name__}, such as {fields[key]!r}")
     return dataclasses.replace(preset, **changes)
 
-# %% ../nbs/07_training.ipynb #156315f3
+# %% ../nbs/07_training.ipynb #efa179dd
 def explain_fields(kind: type[TrainConfig], preset: TrainConfig) -> list[tuple[str, str, str]]:
     "Name, value in the `preset` and meaning of each field: the comments in the source of the dataclasses."
     comments = {}
@@ -114,7 +115,7 @@ def explain_fields(kind: type[TrainConfig], preset: TrainConfig) -> list[tuple[s
             if found := re.match(r"    (\w+): [^#]*?(?:#\s*(.*))?$", line): comments[found[1]] = (found[2] or "").strip()
     return [(f.name, shorten(getattr(preset, f.name)), comments.get(f.name, "")) for f in dataclasses.fields(kind)]
 
-# %% ../nbs/07_training.ipynb #1422cad7
+# %% ../nbs/07_training.ipynb #782536fb
 @dataclasses.dataclass(frozen=True)
 class Component:
     "A part of a network with its learning rate, and if it differs from the others in that, its budget of updates, schedule and warm-up."
@@ -128,7 +129,7 @@ class Component:
         "Whether it takes part in update `step` = 0, 1, …"
         return self.budget is None or step < self.budget
 
-# %% ../nbs/07_training.ipynb #fcb732f8
+# %% ../nbs/07_training.ipynb #f9001491
 def rate_factor(step: int, config: TrainConfig, component: Component | None = None) -> float:
     "What a learning rate is multiplied by at update `step` = 0, 1, …: linear warm-up, then constant or cosine."
     given = lambda name: getattr(config, name) if component is None or getattr(component, name) is None else getattr(component, name)
@@ -136,19 +137,19 @@ def rate_factor(step: int, config: TrainConfig, component: Component | None = No
     warm = min(1.0, (step + 1) / warmup) if warmup else 1.0
     return warm if given("schedule") == "constant" else warm * (1 + math.cos(math.pi * step / steps)) / 2
 
-# %% ../nbs/07_training.ipynb #4fc0dd18
+# %% ../nbs/07_training.ipynb #68daf349
 def ema_decay(k: int, decay: float) -> float:
     "Decay of the average at its update k = 1, 2, …: min(decay, (1+k)/(10+k)), so that the early weights are soon forgotten."
     return min(decay, (1 + k) / (10 + k))
 
-# %% ../nbs/07_training.ipynb #d95f9faa
+# %% ../nbs/07_training.ipynb #52489620
 class Average(nn.Module):
     "`module`, a copy of `network` that `update` moves towards the weights in training; its counter `updates` is part of its state."
     def __init__(self, network: nn.Module, decay: float, warmup: bool = True):
         super().__init__()
         try: self.module = copy.deepcopy(network).requires_grad_(False)
         except (TypeError, RuntimeError) as error: raise ValueError(f"network: cannot be copied for its average ({error}), wanted modules that copy.deepcopy can copy") from error
-        self.decay, self.warmup = decay, warmup
+        self.decay, self.warmup, self.shards = decay, warmup, None
         self.register_buffer("updates", torch.zeros((), device=next(network.parameters()).device))
 
     @torch.no_grad()
@@ -157,11 +158,28 @@ class Average(nn.Module):
         self.updates += good
         share = torch.clamp(9 / (10 + self.updates), min=1 - self.decay) if self.warmup else torch.full_like(self.updates, 1 - self.decay)
         share = share * good
-        for average, weight in zip(self.module.parameters(), network.parameters()):
-            if weight.requires_grad: average.lerp_(weight.detach().to(average), share.to(average.dtype))
+        for average, weight in zip(self.module.parameters() if self.shards is None else self.shards, network.parameters()):
+            if weight.requires_grad: own_shard(average).lerp_(own_shard(weight.detach()).to(own_shard(average)), share.to(average.dtype))
         for average, buffer in zip(self.module.buffers(), network.buffers()): average.copy_(buffer)
 
-# %% ../nbs/07_training.ipynb #5bea12b3
+# %% ../nbs/07_training.ipynb #052a0cff
+def own_shard(x: Tensor) -> Tensor:
+    "The shard of a tensor that this rank holds: all of it, unless it is a `DTensor`."
+    return x.to_local() if hasattr(x, "to_local") else x
+
+
+def unsharded(x: Tensor) -> Tensor:
+    "All of a tensor; where it is sharded, every rank has to take part."
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
+
+
+def sharded_like(x: Tensor, pattern: Tensor) -> Tensor:
+    "A copy of the whole tensor `x`, sharded as `pattern` is."
+    if not hasattr(pattern, "device_mesh") or not x.ndim: return x.detach().clone()
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(x.detach(), pattern.device_mesh, pattern.placements)
+
+# %% ../nbs/07_training.ipynb #e3b490da
 def pick_device(name: str | None = None) -> torch.device:
     "The device asked for, or the best there is: CUDA, MPS, CPU. `ValueError` for one that is not here."
     here = [f"cuda:{k}" for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -171,7 +189,7 @@ def pick_device(name: str | None = None) -> torch.device:
         raise ValueError(f"device: got {str(name)!r}, wanted one of {here} on this machine")
     return torch.device(name)
 
-# %% ../nbs/07_training.ipynb #77137c1c
+# %% ../nbs/07_training.ipynb #7d452edc
 def make_accelerator(config: TrainConfig, device: torch.device):
     "Accelerate's `Accelerator` for these settings on this kind of device; `ValueError` for a precision that it cannot have, or an unknown tracker."
     from accelerate import Accelerator, InitProcessGroupKwargs
@@ -201,7 +219,7 @@ def pick_tracker(name: str) -> str | None:
     if name and name not in here: raise ValueError(f"track: got {name!r}, wanted one of those installed here: {here or 'none'}")
     return name or None
 
-# %% ../nbs/07_training.ipynb #ff1c0d00
+# %% ../nbs/07_training.ipynb #a54f228a
 def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
     "The randomness of update `step`: a function of seed and step alone, so a resumed run draws what an uninterrupted one draws."
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
@@ -221,7 +239,7 @@ def randomness_kept(device: torch.device):
         try: yield
         finally: random.setstate(before[0]); np.random.set_state(before[1])
 
-# %% ../nbs/07_training.ipynb #520c39e6
+# %% ../nbs/07_training.ipynb #1a775d90
 class TrainState:
     "Network, average and optimizer of a run, saved and restored together."
     def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component]):
@@ -246,14 +264,34 @@ class TrainState:
             self.optimizer.param_groups.remove(group)
         return bool(done)
 
-# %% ../nbs/07_training.ipynb #d8f7707d
-class SavedState(TrainState):
+# %% ../nbs/07_training.ipynb #d1646a40
+class Remembering(TrainState):
+    "A state whose optimizer's memory goes by the names of parameters."
+    def remember(self, memory: dict[str, dict[str, Tensor]]) -> None:
+        "Give the optimizer its `memory` of each parameter back, in the parameter's shards."
+        for name, parameter in self.network.named_parameters():
+            if name in memory: self.optimizer.state[parameter] = {key: sharded_like(value, parameter) for key, value in memory[name].items()}
+
+    def shard(self) -> None:
+        "Keep average and memory in the shards which the network has been cut into."
+        parameters = dict(self.network.named_parameters())
+        if not any(hasattr(p, "device_mesh") for p in parameters.values()): return
+        self.average.shards = [sharded_like(average, parameters[name]) for name, average in self.average.module.named_parameters()]
+
+    def averaged(self) -> nn.Module:
+        "The averaged network, put together from its shards if need be: then every rank has to take part."
+        for average, shard in zip(self.average.module.parameters(), self.average.shards or []): average.data.copy_(unsharded(shard))
+        return self.average.module
+
+# %% ../nbs/07_training.ipynb #07a6304e
+class SavedState(Remembering):
     "A state that can be written to a file and read from it."
     def state_dict(self) -> dict:
         "Tensors and plain values: all that has to be known to go on."
-        memory = {name: dict(self.optimizer.state[p]) for name, p in self.network.named_parameters() if self.optimizer.state.get(p)}
-        return {"step": self.step, "seconds": self.seconds, "best": self.best, "skipped": self.skipped, "network": self.network.state_dict(),
-                "average": self.average.module.state_dict(), "updates": self.average.updates, "optimizer": memory} | self.scaler_state()
+        memory = {name: {key: unsharded(value) for key, value in self.optimizer.state[p].items()} for name, p in self.network.named_parameters() if self.optimizer.state.get(p)}
+        return {"step": self.step, "seconds": self.seconds, "best": self.best, "skipped": self.skipped,
+                "network": {name: unsharded(value) for name, value in self.network.state_dict().items()},
+                "average": self.averaged().state_dict(), "updates": self.average.updates, "optimizer": memory} | self.scaler_state()
 
     def scaler_state(self) -> dict:
         "The scale of fp16 gradients, where there is one."
@@ -268,12 +306,11 @@ class SavedState(TrainState):
             for counter, name in ((self.average.updates, "updates"), (self.skipped, "skipped")): counter.copy_(state[name])
             self.step, self.seconds, self.best = state["step"], state["seconds"], state["best"]
             self.freeze_finished()
-            for name, parameter in self.network.named_parameters():
-                if name in state["optimizer"]: self.optimizer.state[parameter] = {k: v.clone() for k, v in state["optimizer"][name].items()}
+            self.remember(state["optimizer"])
             if scaler := self.scaler_state(): self.accelerator.scaler.load_state_dict(state.get("scaler", scaler["scaler"]))
         except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error: raise does_not_fit(error) from error
 
-# %% ../nbs/07_training.ipynb #496206eb
+# %% ../nbs/07_training.ipynb #33e93bc0
 def does_not_fit(error: Exception) -> ValueError:
     "What to say of a checkpoint that a network cannot take: the settings agree, so the code must have changed."
     return ValueError(f"checkpoint: does not fit this network ({str(error).strip().splitlines()[0]}), wanted one of the same settings and version")
@@ -284,7 +321,7 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     try: network.load_state_dict(weights)
     except (RuntimeError, AttributeError, TypeError) as error: raise does_not_fit(error) from error
 
-# %% ../nbs/07_training.ipynb #f44bb705
+# %% ../nbs/07_training.ipynb #b571cc20
 class BatchLosses(nn.Module):
     "The losses of a batch as the forward pass of a module."
     def __init__(self, network: nn.Module, losses: Callable[..., dict[str, Tensor]]):
@@ -298,7 +335,7 @@ class BatchLosses(nn.Module):
         if not losses["loss"].requires_grad: raise ValueError("losses: \"loss\" has no gradient, wanted one that depends on the trained parameters")
         return losses | {"loss": losses["loss"] * (1 + 0 * losses["loss"].detach())}
 
-# %% ../nbs/07_training.ipynb #67af314a
+# %% ../nbs/07_training.ipynb #e098874a
 class Wrapped(SavedState):
     "A state wrapped by Accelerate for its device, precision and processes."
     def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component], device: torch.device | None = None):
@@ -315,16 +352,19 @@ class Wrapped(SavedState):
         if self.config.channels_last: self.network.to(memory_format=torch.channels_last)
         if self.config.compile:
             for part in self.components.values(): part.module.compile()
+        memory = {name: self.optimizer.state[p] for name, p in self.network.named_parameters() if p in self.optimizer.state}
         self.wrapped, self.stepper = self.accelerator.prepare(BatchLosses(self.network, losses), self.optimizer)
+        self.shard()
+        if self.average.shards: self.remember(memory)
 
     def freeze_when_due(self) -> None:
         "Freeze what has used up its budget; the wrapper is made anew, since it asks only once which parameters have gradients."
-        if not self.freeze_finished(): return
+        if not self.freeze_finished() or self.average.shards: return
         self.wrapped = None
         self.accelerator.free_memory()
         self.wrapped = self.accelerator.prepare(BatchLosses(self.network, self.losses))
 
-# %% ../nbs/07_training.ipynb #25166df3
+# %% ../nbs/07_training.ipynb #bce6a90e
 class WithGradient(Wrapped):
     "A wrapped state that finds the gradient of a batch."
     def gradient(self, batches: list[tuple], generator: torch.Generator) -> dict[str, Tensor]:
@@ -338,7 +378,7 @@ class WithGradient(Wrapped):
             for name, value in losses.items(): found[name] = found.get(name, 0) + weight * value.detach()
         return found
 
-# %% ../nbs/07_training.ipynb #826b4718
+# %% ../nbs/07_training.ipynb #d2c29658
 class Trainer(WithGradient):
     "What a run trains, and how it takes a step."
     def update(self, batches: list[tuple], generator: torch.Generator) -> dict[str, Tensor]:
@@ -359,17 +399,17 @@ class Trainer(WithGradient):
         self.step, self.whole = self.step + 1, True
         return figures | {"grad_norm": norm, "skipped": self.skipped[0].clone()}
 
-# %% ../nbs/07_training.ipynb #99d19dae
+# %% ../nbs/07_training.ipynb #67522707
 def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> tuple[Tensor, Tensor]:
     "Scale all gradients together down to the norm `clip`; the norm before, and whether it was finite. Gradients that are not stay as they are."
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm([p.grad for p in parameters])
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of parameters in shards
+    norm = unsharded(norm)
     good = norm.isfinite()
     nn.utils.clip_grads_with_norm_(parameters, clip, torch.where(good, norm, 0.0))
     return norm, good
 
-# %% ../nbs/07_training.ipynb #0868d320
+# %% ../nbs/07_training.ipynb #dc437722
 def not_finite(network: nn.Module, batch: tuple) -> str:
     "Which tensors of the batch, weights and gradients hold NaN or infinity: the first three names and how many more."
     named = [(f"batch[{i}]", part) for i, part in enumerate(batch)] + [(f"weight {name}", p) for name, p in network.named_parameters()]
@@ -389,7 +429,7 @@ def check_streak(trainer: Trainer, batch: tuple) -> None:
     found = not_finite(trainer.network, batch)
     raise FloatingPointError(f"update {trainer.step}: loss or gradient was not finite {row} times in a row (not finite: {found or 'the sum of the gradients'}); {ADVICE}")
 
-# %% ../nbs/07_training.ipynb #6bef0fc8
+# %% ../nbs/07_training.ipynb #3ef9c3bd
 def run_update(trainer: Trainer, batches: list[tuple], seed: int) -> dict[str, Tensor]:
     "The next update, its randomness a function of `seed` and its number; an error says which update it was, and what to try."
     trainer.freeze_when_due()
@@ -410,7 +450,7 @@ def diagnosis(error: Exception, trainer: Trainer, batch: tuple) -> Exception:
     ran_away = isinstance(error, (FloatingPointError, NotFinite)) or found
     return FloatingPointError(f"{where}{f' (not finite: {found})' if found else ''}; {ADVICE}") if ran_away else ValueError(where)
 
-# %% ../nbs/07_training.ipynb #14b4dcb0
+# %% ../nbs/07_training.ipynb #0e54fc1a
 class Terminated(SystemExit):
     "Training has ended because of SIGTERM; everything is saved."
     def __init__(self): super().__init__(128 + signal.SIGTERM)
@@ -437,7 +477,7 @@ class StopRequest:
         number = largest_of_ranks(self.number, trainer.device) if looking else self.number if rank_and_world()[1] == 1 else 0
         if number: raise KeyboardInterrupt if number == signal.SIGINT else Terminated
 
-# %% ../nbs/07_training.ipynb #57dc4465
+# %% ../nbs/07_training.ipynb #f46359b0
 class Scribe:
     "Writes the figures of a run into its folder `out`."
     def __init__(self, trainer: Trainer, out: Path):
@@ -461,7 +501,7 @@ class Scribe:
         self.trainer.accelerator.log(line, step=self.trainer.step)
         return line
 
-# %% ../nbs/07_training.ipynb #520d1ab1
+# %% ../nbs/07_training.ipynb #719e9c2b
 class Keeper(Scribe):
     "What a run leaves in its folder: figures, checkpoints, and the best of them."
     def save(self) -> None:
@@ -475,20 +515,20 @@ class Keeper(Scribe):
                                  f"training goes on, the newest one is that of update {self.saved}")
         self.saved = self.trainer.step
 
-# %% ../nbs/07_training.ipynb #8dea57ee
+# %% ../nbs/07_training.ipynb #a94d0568
 def peak_memory(device: torch.device) -> float:
     "Largest memory so far, in GB: of tensors on a GPU, of the whole process elsewhere."
     if device.type == "cuda": return torch.cuda.max_memory_allocated(device) / 1e9
     import resource, sys  # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
-# %% ../nbs/07_training.ipynb #b354a1f2
+# %% ../nbs/07_training.ipynb #5342ed18
 def after_update(trainer: Trainer, keeper: Keeper, figures: dict[str, Tensor], batch: tuple, evaluate: Callable | None, bar: tqdm) -> bool:
     "Evaluate, log, show and save what is due after an update; whether figures were looked at."
     config, step = trainer.config, trainer.step
     last, better, more = step == config.steps, False, {}
     if evaluate and config.eval_every and (last or step % config.eval_every == 0):
-        more = evaluate(trainer.average.module.eval())
+        more = evaluate(trainer.averaged().eval())
         better = "score" in more and (trainer.best is None or more["score"] > trainer.best["score"])
         if better: trainer.best = {"step": step, "score": more["score"]}
     looking = last or bool(more) or step % config.log_every == 0
@@ -501,7 +541,7 @@ def after_update(trainer: Trainer, keeper: Keeper, figures: dict[str, Tensor], b
     bar.update()
     return looking or trainer.device.type == "cpu"
 
-# %% ../nbs/07_training.ipynb #6bf582af
+# %% ../nbs/07_training.ipynb #55c613ab
 @contextlib.contextmanager
 def alone_in(out: Path) -> Iterator[None]:
     "Hold the lock of the folder `out` (the first rank does it for all); `ValueError` if another process trains in it."
@@ -515,7 +555,7 @@ def alone_in(out: Path) -> Iterator[None]:
         yield
     finally: os.close(folder)
 
-# %% ../nbs/07_training.ipynb #75ee9c40
+# %% ../nbs/07_training.ipynb #c142e2f1
 def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], out: str | Path, *, seed: int,
           progress: bool = True, evaluate: Callable[[nn.Module], dict[str, float]] | None = None) -> nn.Module:
     """Update until `config.steps`, from the newest checkpoint in `out` on; returns the averaged network, ready to use.
@@ -537,14 +577,14 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
                 if len(batches) < config.accumulate: raise ValueError(f"stream: ended after {trainer.step} updates, wanted batches for {config.steps}")
                 looked = after_update(trainer, keeper, run_update(trainer, batches, seed), batches[0], evaluate, bar)
                 stop.check(trainer, looked)
-        except BaseException:  # Ctrl-C as well
-            keeper.save()
+        except BaseException as error:  # Ctrl-C as well
+            if not trainer.average.shards or isinstance(error, (KeyboardInterrupt, Terminated)): keeper.save()  # shards want all ranks, and one may be gone
             raise
         finally: bar.close()
     for tracker in trainer.accelerator.trackers: tracker.finish()
-    return trainer.average.module.eval()
+    return trainer.averaged().eval()
 
-# %% ../nbs/07_training.ipynb #5810c355
+# %% ../nbs/07_training.ipynb #8e87908b
 def open_sitting(trainer: Trainer, out: Path, seed: int) -> Keeper:
     "Note where this sitting runs and from which update on."
     keeper = Keeper(trainer, out)
@@ -556,7 +596,7 @@ def open_sitting(trainer: Trainer, out: Path, seed: int) -> Keeper:
         trainer.accelerator.init_trackers("lzn", {k: v for k, v in dataclasses.asdict(trainer.config).items() if isinstance(v, (int, float, str))})
     return keeper
 
-# %% ../nbs/07_training.ipynb #efd71095
+# %% ../nbs/07_training.ipynb #669b5c13
 def plan_run(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], *, seed: int = 0, probe: int = 5) -> dict[str, float]:
     "What a run would need, measured on `probe` updates after a first one, in a trainer that is used up by it: sizes, memory in GB, seconds."
     config, times = trainer.config, []

@@ -7,8 +7,8 @@ __all__ = ['LARGEST', 'NotFinite', 'check_rows', 'check_anchors', 'beside', 'log
            'Standing', 'Members', 'half_squares_of', 'measure', 'centred', 'spread_with_guests', 'Guests',
            'check_index', 'check_points', 'scaled_noise', 'course_for', 'Path', 'make_path', 'walk_back',
            'kept_numbers', 'check_room', 'latents_of_block', 'in_blocks', 'latent_blocks', 'latent_path', 'FlowResult',
-           'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow', 'course_of_flow',
-           'samples_of', 'Encoding', 'LatentZones']
+           'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks', 'latent_flow',
+           'assigned_blocks', 'course_of_flow', 'samples_of', 'Encoding', 'LatentZones']
 
 # %% ../nbs/01_zones.ipynb #1d717ab8
 import math
@@ -96,7 +96,7 @@ class AnchorSet:
         self.solver = make_solver(solver, steps, **options)
         if block is not None: check_count("block", block)
         self.anchors = check_anchors(anchors)
-        check_memory(self.anchors.device, {"fewer anchors": self.anchors.numel() * (self.anchors.element_size() + 16)})  # centred, and in float64
+        check_memory(self.anchors.device, {"fewer anchors": self.anchors.numel() * (self.anchors.element_size() + 32)})  # centred, in float64, and their squares
         self.log_weights = log_of_weights(weights, self.anchors)
         self.center = self.anchors.detach().mean(0)  # zones do not feel a shift of all anchors, rounding does
         self.centered, self.wide = self.anchors - self.center, in_float64(self.anchors) - in_float64(self.center)
@@ -183,9 +183,8 @@ class Members(Standing):
         return self.zones.nearest(half_squares)
 
     def close(self, half_squares: Tensor, oneself: int = 1) -> Tensor:
-        "Which samples `[b]` have others within a five-hundredth of their own norm; `oneself` is how often each is among them."
-        reach = 2e-3 * self.at(wide=True).detach().norm(dim=1, keepdim=True)
-        return (half_squares <= reach**2 / 2).sum(1) > oneself
+        "Which samples `[b]` have others within a thousandth of the radius; `oneself` is how often each is among them."
+        return (half_squares <= (1e-3 * self.zones.radius) ** 2 / 2).sum(1) > oneself
 
     def part(self, half_squares: Tensor, rows: Tensor) -> Tensor:
         "The half squares of some of the samples among themselves and the anchors."
@@ -338,11 +337,11 @@ def kept_numbers(samples: Members) -> int:
     (n, q), r = samples.zones.anchors.shape, samples.zones.solver.steps
     if not torch.is_grad_enabled(): return q
     tables = samples.width == n and keeps_tables(n, q)
-    return (2 * r + 8) * q + (r * n if tables else min(samples.width, r * q))
+    return (2 * r + 8) * q + 4 * r + (r * n if tables else samples.width if n <= r * q else 0)  # states and slopes, nodes and weights, tables
 
 
 def check_room(zones: AnchorSet, m: int, numbers: int, size: int | None = None) -> None:
-    "`MemoryError` unless there is room for `numbers` of `size` bytes kept for each of m samples, and for the logits of a block."
+    "`MemoryError` unless there is room for `numbers` of `size` bytes kept for each of m samples, and for the logits of a block. Close anchors take twice that: their blocks ask again."
     n, size = len(zones), size or zones.anchors.element_size()
     fewer = "fewer samples at a time" + (", fewer `steps` or torch.no_grad()" if torch.is_grad_enabled() else "")
     logits = min(zones.block * n, m * (n + m))
@@ -443,6 +442,12 @@ def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bo
     return joined(zones, z, course, [way for _, way in flow_in_blocks(zones, course, z, target, keep, progress)])
 
 
+@torch.no_grad()
+def assigned_blocks(zones: Scales, z: Tensor, progress: bool) -> Iterator[tuple[slice, Tensor]]:
+    "Rows, and the index of the anchor whose zone each of these latents lies in."
+    for rows, way in flow_in_blocks(zones, course_of_flow(zones), z, None, False, progress): yield rows, way.top
+
+
 def course_of_flow(zones: Scales) -> Course:
     "Where the forward flow of all latents is evaluated."
     return zones.solver.forward_course(float(zones.distances.min()) if zones.solver.knows_start else 0.0, zones.spread)
@@ -492,5 +497,5 @@ class LatentZones(Encoding):
     def decode_blocks(self, z: Tensor, *, progress: bool = False) -> Iterator[tuple[slice, Tensor]]:
         "What `decode` gives, as (rows, index) block by block: to stop at any time and keep what is done."
         z = check_points("z", z, self)
-        check_room(self, len(z), 3 * z.shape[1])
-        for rows, way in flow_in_blocks(self, course_of_flow(self), z, None, False, progress): yield rows, way.top
+        check_room(self, len(z), 6 * z.shape[1])
+        return assigned_blocks(self, z, progress)

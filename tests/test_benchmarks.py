@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import accuracy, full_set, gpu, memory, process, report, speed
+from benchmarks import accuracy, full_set, gpu, memory, process, report, scaling, speed, training
 from benchmarks.candidates import CANDIDATES, make_question, prepared
 from lzn_nb.zones import LatentZones
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu}
+MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def here(monkeypatch):
     def call(task, *, time_cap=None, environment=None, **arguments):
         module, name = task.split(":")
         return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**arguments)))
-    for module in (speed, memory, full_set, gpu): monkeypatch.setattr(module, "fresh", call)
+    for module in (speed, memory, full_set, gpu, training): monkeypatch.setattr(module, "fresh", call)
 
 
 def measure(table, **more): return command.rounded(MODULES[table].measure(**command.TINY[table], **more))
@@ -149,6 +149,23 @@ def test_full_set(here):
     assert all(result["parts"][name]["ratio"] > 0 for name in ("encode", "guests", "decode")) and 0 <= result["at_home"] <= 1
     assert "m = 60 queries among n = 200" in text
     well_formed({**{key: result[key] for key in ("table", "machine", "versions", "date", "protocol")}, "skipped": "out of memory"})
+
+
+def test_training(here):
+    result = measure("training")
+    text = well_formed(result)
+    parts = result["parts"]
+    assert parts["update"] > parts["optimizer"] > 0 and "zones and alignment" in text
+    losses = [row["loss"] for row in result["options"].values()]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a batch in pieces is the batch
+
+
+def test_scaling():
+    "One rank and two, in processes of their own."
+    result = measure("scaling")
+    text = well_formed(result)
+    assert [row["ranks"] for row in result["rows"]] == [1, 2] and all(row["seconds"] > 0 for row in result["rows"]) and result["rates"]["bandwidth"] > 0
+    assert set(result["rows"][1]["predicted"]) == {"fixed", "networks", "zones", "messages"} and "Mflop a sample" in text
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")

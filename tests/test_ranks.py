@@ -155,3 +155,49 @@ def test_ranks_stop_together(tmp_path):
 def test_a_killed_rank_ends_all(tmp_path):
     ended = scripted(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     assert ended.returncode != 0 and "exitcode  : -9" in ended.stderr and "ended well" not in ended.stdout
+
+
+# -- shards -----------------------------------------------------------------------------------
+SHARDS = """
+import os, signal, sys
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+import lzn_nb.training as training
+from lzn_nb.cli import main
+
+make = training.make_accelerator
+def sharded(config, device):
+    "Accelerate shards on GPUs only; the code is the same on a CPU, so it is told to."
+    accelerator, plugin = make(config, device), FullyShardedDataParallelPlugin(fsdp_version=2)
+    AcceleratorState._shared_state |= {{"distributed_type": DistributedType.FSDP, "fsdp_plugin": plugin}}
+    accelerator.state.distributed_type, accelerator.state.fsdp_plugin = DistributedType.FSDP, plugin
+    return accelerator
+
+training.make_accelerator, update = sharded, training.run_update
+def stopping(trainer, *more):
+    assert all(hasattr(p, "device_mesh") for p in trainer.network.parameters())
+    if trainer.step == {stop} and os.environ["RANK"] == "1": os.kill(os.getpid(), signal.SIGTERM)
+    return update(trainer, *more)
+training.run_update = stopping
+sys.exit(main({words!r}))
+"""
+
+
+def test_a_sharded_run_is_the_run_of_one_process(tmp_path):
+    "Parameters, average and optimizer in shards (FSDP); stopped, saved, resumed: the figures and weights of one process."
+    words = ["joint", "--preset", "tiny", "--quiet", "--set", "steps=6", "--set", "log_every=1", "--set", "save_every=2", "--set", "eval_every=3"]
+    whole = launch(1, *words, "--out", tmp_path / "one")
+    assert whole.returncode == 0, whole.stderr
+    for stop in (3, 99):
+        (script := tmp_path / "script.py").write_text(SHARDS.format(stop=stop, words=[*words, "--out", str(tmp_path / "two"), "--resume"]))
+        ended = launch(2, script=script)
+        assert (ended.returncode == 0) == (stop == 99) and ("143" in ended.stderr) == (stop == 3), ended.stderr
+        assert checkpoint_paths(tmp_path / "two")[-1].stem == ("00000004" if stop == 3 else "00000006")
+    one, two = read_metrics(tmp_path / "one"), read_metrics(tmp_path / "two")
+    for a, b in zip(one[:6], two[:6], strict=True):
+        for name in ("loss", "flow", "alignment", "grad_norm"): assert a[name] == pytest.approx(b[name], rel=1e-3), (name, a, b)
+    a, b = (load_checkpoint(tmp_path / name) for name in ("one", "two"))
+    for part in ("network", "average"):
+        one, two = (torch.cat([weight.flatten() for weight in state[part].values()]) for state in (a, b))
+        assert (one - two).norm() < 1e-3 * one.norm()  # a bias that no loss feels moves with the sign of rounding, as Adam does
+    assert a["optimizer"].keys() == b["optimizer"].keys()

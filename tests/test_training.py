@@ -482,6 +482,19 @@ def test_accumulated_and_resumed(tmp_path):
     assert same(whole.state_dict(), resumed.state_dict())
 
 
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile wants a compiler")
+def test_compiled_networks_compute_the_same(finished, tmp_path):
+    changes = dict(compile=True, steps=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the compiler, about itself
+        whole, plain = small(**changes), small(steps=12)
+        for trainer in (whole, plain): trainer.network.body[2].p = 0.0  # the compiler has random numbers of its own
+        go(whole, tmp_path / "compiled")
+    go(plain, tmp_path / "plain")
+    for (name, a), b in zip(whole.network.state_dict().items(), plain.network.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
+    assert load_checkpoint(tmp_path / "compiled")["network"].keys() == load_checkpoint(tmp_path / "plain")["network"].keys()
+
+
 @pytest.mark.parametrize("changes", [{"precision": "bf16"}, {"channels_last": True}])
 def test_other_ways_of_computing_resume_exactly_too(tmp_path, changes):
     whole, resumed = small(**changes), small(**changes)

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lzn_nb import flow
-from lzn_nb.zones import LatentZones, Members, kept_numbers, measure, samples_of
+from lzn_nb.zones import LatentZones, kept_numbers, samples_of
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "latent_euler.npz", allow_pickle=False)
 THEOREM = np.load(Path(__file__).parent / "goldens" / "theorem1.npz", allow_pickle=False)
@@ -315,12 +315,12 @@ def test_anchors_and_distances_that_cannot_fit_are_refused(monkeypatch):
     with pytest.raises(MemoryError): LatentZones(twins, block=50).encode()
 
 
-@pytest.mark.parametrize("n, q", [(10, 50), (100, 50), (2, 100), (1, 16), (500, 20)])
+@pytest.mark.parametrize("n, q", [(10, 50), (100, 50), (2, 100), (1, 16), (500, 20), (2, 2), (10, 4), (50, 16), (200, 64)])
 @pytest.mark.parametrize("guests", [False, True])
 def test_the_estimate_of_what_is_kept_is_no_less_than_what_is(n, q, guests):
     "Numbers that autograd keeps for each latent, against those the check of the memory reckons with."
     zones = LatentZones(randn(n, q).float().requires_grad_(), block=64)
-    m = 300 if guests else n
+    m = 3000 if guests else n  # many blocks
     points, noise = (randn(m, q, seed=seed).float().requires_grad_() for seed in (1, 2))
     samples, sizes = samples_of(zones, None, points if guests else None), {}
 
@@ -428,19 +428,11 @@ def test_sparse_tensors_are_refused_and_empty_lists_are_not():
 def test_assignments_come_block_by_block():
     zones, z = LatentZones(randn(9, 3), block=4), randn(10, 3, seed=1)
     parts = list(zones.decode_blocks(z))
+    with pytest.raises(ValueError, match="z: got"): zones.decode_blocks(z[:, :2])  # at once, not when the first block is asked for
     assert [rows for rows, _ in parts] == [slice(0, 4), slice(4, 8), slice(8, 10)] and torch.equal(torch.cat([index for _, index in parts]), zones.decode(z))
     stream = zones.decode_blocks(z.requires_grad_())
     next(stream)
     assert torch.is_grad_enabled() and torch.equal(zones.flow(z).index, zones.decode(z))
-
-
-def test_one_anchor_far_off_does_not_make_the_others_close():
-    "Who goes in float64 depends on the own distance from the centre, not on that of an outlier."
-    anchors = randn(300, 20).float()
-    anchors[0] *= 1500
-    index = torch.arange(300)
-    assert not measure(Members(LatentZones(anchors), index))[1][1:].any()
-    close(LatentZones(anchors).encode(noise=randn(300, 20, seed=1).float()), LatentZones(anchors.double()).encode(noise=randn(300, 20, seed=1).float()).numpy(), 1e-3)
 
 
 def test_noise_comes_from_the_callers_generator():
