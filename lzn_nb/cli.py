@@ -170,4 +170,4 @@ def complain(args: argparse.Namespace, message: object, status: int) -> int:
     return status
 
 
-if __name__ == "__main__" and "ipykernel" not in sys.modules: sys.exit(main())  # python -m lzn_nb.cli, for torchrun
+if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # python -m lzn_nb.cli, for torchrun; not in the notebook
