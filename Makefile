@@ -68,7 +68,7 @@ test: env ## check that notebooks, package and README agree, then run notebooks 
 	@echo "== 2/3 Every notebook runs (tiny preset): minutes"
 	@LZN_PRESET=tiny LZN_SEEDS=1 OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/nbdev_test --n_workers 2 --timing --do_print
 	@echo "== 3/3 pytest: minutes"
-	@OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/python -m pytest tests -q
+	@OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/python -m pytest tests -q -n 2
 
 lab: env ## open JupyterLab on the index notebook (LAB="--no-browser …" passes options on)
 	@echo "== Opening JupyterLab; end it with Ctrl-C"
