@@ -22,7 +22,7 @@ TINY = {
     "full-set": dict(m=60, n=200, q=16, steps=3, repeats=2),
     "gpu": dict(shapes=((40, 24),), steps=2, pairs=2, repeats=2),
     "training": dict(batch=16, repeats=2, options={"as it is": {}, "pieces of a quarter": {"piece": -4}}),
-    "scaling": dict(updates=[(16, 8, 3, 1), (16, 8, 3, 2)], small=8, large=24, repeats=2),
+    "scaling": dict(updates=[(16, 8, 3, 1), (16, 8, 3, 2)], small=8, large=256, repeats=3),
 }
 
 

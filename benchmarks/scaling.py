@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from scipy.optimize import nnls
 
 from benchmarks import machine
 from benchmarks.process import ROOT
@@ -102,16 +103,22 @@ def sample_flops(q: int) -> float:
     return network_flops(lambda x: image.decoder(x, torch.rand(2), latent=image.encoder(x), label=label).square().sum(), torch.randn(2, *SHAPE))
 
 
+def rate_and_fixed(work: list[float], seconds: list[float]) -> tuple[float, float]:
+    "Operations a second, and seconds that no operation explains; neither below zero, however busy the machine."
+    (slope, fixed), _ = nnls([[amount / work[1], 1.0] for amount in work], seconds)
+    if slope == 0: raise RuntimeError(f"scaling: {work[1]:.3g} operations took no longer than {work[0]:.3g} ({seconds[1]:.3g} s and {seconds[0]:.3g} s); this machine is too busy, or the sizes are too near to each other")
+    return work[1] / slope, fixed
+
+
 def calibrate(small: int, large: int, q: int, evaluations: int, repeats: int) -> tuple[Machine, dict]:
     "Rates from networks alone at two batches, zones alone at two sizes, and an exchange of the gradient."
     flops = sample_flops(q)
     nets = [ask("update", batch=b, q=q, evaluations=evaluations, zones=False, repeats=repeats) for b in (small, large)]
-    rate = (large - small) * flops / (nets[1]["seconds"] - nets[0]["seconds"])
+    rate, fixed = rate_and_fixed([small * flops, large * flops], [net["seconds"] for net in nets])
     zones = [ask("zones", n=n, q=q, evaluations=evaluations, repeats=repeats) for n in (small, large)]
-    work = [zone_flops(n, n, q, evaluations) for n in (small, large)]
-    zone_rate = (work[1] - work[0]) / (zones[1] - zones[0])
+    zone_rate, zone_fixed = rate_and_fixed([zone_flops(n, n, q, evaluations) for n in (small, large)], zones)
     exchange = ask("exchange", ranks=2, numbers=nets[0]["parameters"], repeats=repeats)
-    found = Machine(rate, zone_rate, nets[0]["parameters"] * 4 / exchange, nets[0]["seconds"] - small * flops / rate, (zones[0] - work[0] / zone_rate) / evaluations)
+    found = Machine(rate, zone_rate, nets[0]["parameters"] * 4 / exchange, fixed, zone_fixed / evaluations)
     return found, {"flops": flops, "parameters": nets[0]["parameters"], "network_seconds": [net["seconds"] for net in nets], "zone_seconds": zones, "exchange_seconds": exchange}
 
 

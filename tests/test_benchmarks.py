@@ -38,9 +38,10 @@ def leaves(x):
     return [x]
 
 
-def well_formed(result):
-    "Finite and not negative, through JSON and back, and rendered with machine and date."
-    numbers = [x for x in leaves(result) if isinstance(x, (int, float))]
+def well_formed(result, differences=()):
+    "Finite and, but for `differences` of two timings, not negative; through JSON and back, and rendered with machine and date."
+    assert all(math.isfinite(x) for x in differences)
+    numbers = [x for x in leaves(result) if isinstance(x, (int, float)) and x not in differences]
     assert numbers and all(math.isfinite(x) and x >= 0 for x in numbers)
     assert json.loads(json.dumps(result)) == result
     text = report.render(result)
@@ -153,8 +154,8 @@ def test_full_set(here):
 
 def test_training(here):
     result = measure("training")
-    text = well_formed(result)
     parts = result["parts"]
+    text = well_formed(result, differences=[parts["zones and alignment"], parts["everything else"]])
     assert parts["update"] > parts["optimizer"] > 0 and "zones and alignment" in text
     losses = [row["loss"] for row in result["options"].values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a batch in pieces is the batch
@@ -166,6 +167,12 @@ def test_scaling():
     text = well_formed(result)
     assert [row["ranks"] for row in result["rows"]] == [1, 2] and all(row["seconds"] > 0 for row in result["rows"]) and result["rates"]["bandwidth"] > 0
     assert set(result["rows"][1]["predicted"]) == {"fixed", "networks", "zones", "messages"} and "Mflop a sample" in text
+
+
+def test_rate_and_fixed_time_of_two_timings():
+    assert scaling.rate_and_fixed([10.0, 30.0], [2.0, 4.0]) == pytest.approx((10.0, 1.0))
+    assert scaling.rate_and_fixed([10.0, 30.0], [1.0, 4.0]) == pytest.approx((8.0, 0.0), rel=0.1)  # nothing takes less than no time
+    with pytest.raises(RuntimeError, match="took no longer"): scaling.rate_and_fixed([10.0, 30.0], [4.0, 1.0])
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without")
