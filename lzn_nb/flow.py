@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
-           'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'Posterior', 'Block',
-           'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings', 'retrace', 'keeps_tables',
-           'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size', 'free_memory', 'check_memory', 'check_count',
-           'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
+           'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'plan_ahead',
+           'Posterior', 'Block', 'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings',
+           'retrace', 'keeps_tables', 'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size', 'free_memory',
+           'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
@@ -82,13 +82,13 @@ def half_square_distances(
 # %% ../nbs/00_flow.ipynb #0156279a
 def nearest_distances(
     half_squares: Tensor,           # `[m,n]` from `half_square_distances`
-    same: float,                    # ≥ 0: what is no farther than this is a copy, shares the zone, and does not compete
+    same: float | Tensor,           # ≥ 0: what is no farther than this is a copy, shares the zone, and does not compete
     active: Tensor | None = None,   # `[n]` bool: which anchors have a zone; all if None
 ) -> Tensor:                        # `[m]`; inf without a distinct competitor
     "Distance to the nearest *distinct* anchor that has a zone."
-    others = half_squares if active is None else half_squares[:, active]
-    parts = others.split(max(1, 2**17 // max(1, others.shape[1])))  # small copies, as fresh memory is slow
-    return torch.cat([torch.where(part > same**2 / 2, part, math.inf).amin(1) for part in parts]).mul(2).sqrt()
+    parts = half_squares.split(max(1, 2**17 // half_squares.shape[1]))  # small copies, as fresh memory is slow
+    rivals = lambda part: part > same**2 / 2 if active is None else (part > same**2 / 2) & active
+    return torch.cat([torch.where(rivals(part), part, math.inf).amin(1) for part in parts]).mul(2).sqrt()
 
 # %% ../nbs/00_flow.ipynb #bbcc5fd5
 def adams_weights(
@@ -123,23 +123,42 @@ class Course:
 # %% ../nbs/00_flow.ipynb #b4093304
 def plan_course(
     lams: Sequence[float | Tensor], stop: float | Tensor | None = None, order: int = 1, *,
-    before: Sequence[float | Tensor] = (), known_end: bool = False, growth: float = math.inf,
+    before: Sequence[float | Tensor] = (), known_end: bool = False,
 ) -> Course:
     """Evaluations at `lams`, steps of `order` 1 (Euler) to 3 between them, and a last one to `stop` unless that is None.
 
     λ are numbers, or `[m,1]` for a course of each sample's own. `before`: λ of slopes known from before the first, newest
-    first. `known_end`: the slope at `stop` is known too. A step more than `growth` times as long as the way back to the last
-    slope but one forgets older slopes (needs numbers): so far no polynomial reaches.
+    first. `known_end`: the slope at `stop` is known too.
     """
     known, weights, end = list(before), [], 0.0
     nodes = [*lams] if stop is None else [*lams, stop]
     for k, (lam, after) in enumerate(zip(nodes, nodes[1:])):
         known = [lam, *known][:order]
-        while growth < math.inf and len(known) > 1 and abs(after - lam) > growth * abs(known[0] - known[1]): known.pop()
         if known_end and k + 1 == len(lams) and order > 1: end, *row = adams_weights([after, *known][:order], lam, after)
         else: row = adams_weights(known, lam, after)
         weights.append(row)
     return Course(list(lams), weights, end)
+
+# %% ../nbs/00_flow.ipynb #7daa5d4c
+def plan_ahead(nodes: Tensor, order: int, before: Sequence[Tensor] = (), growth: float = math.inf) -> Course:
+    """Evaluations at `nodes` `[r]` and steps of `order` 1 to 3 between them; on a GPU nodes and weights stay there.
+
+    `before`: λ of slopes known from before the first, newest first. A step more than `growth` times as long as the way back to
+    the last slope but one forgets older slopes: so far no polynomial reaches.
+    """
+    line, number = torch.stack([*reversed(before), *nodes]), torch.arange(len(nodes) - 1, device=nodes.device)
+    known = [line[(number + len(before) - j).clamp_min(0)] for j in range(order)]  # of each step: where it starts, and what it knows from before
+    start, stop = known[0], line[len(before) + 1:]
+    older = (number + len(before)).clamp_max(order - 1)  # slopes that a step knows besides the newest
+    if order > 1 and len(number):
+        far = (stop - start).abs() > growth * (start - known[1]).abs()
+        older = torch.minimum(older, number - torch.where(far, number, -order).cummax(0).values)
+    rows = torch.zeros(len(number), order, dtype=nodes.dtype, device=nodes.device)
+    for k in range(order):
+        weights = torch.stack([*adams_weights(known[:k + 1], start, stop), *[torch.zeros_like(start)] * (order - 1 - k)], 1)
+        rows = torch.where(older[:, None] == k, weights, rows)
+    if nodes.device.type != "cpu": return Course([*nodes], [[*row] for row in rows])
+    return Course(nodes.tolist(), [row[:k + 1] for row, k in zip(rows.tolist(), older.tolist())])
 
 # %% ../nbs/00_flow.ipynb #b1d7c628
 class Posterior:
@@ -300,7 +319,7 @@ def retrace(
     """
     b, weights, zero, again = len(states[0]), course.weights, torch.zeros_like(states[0]), torch.empty_like(states[0])
     after, order, met = [zero if g is None else g], None, [b] * len(states)  # derivatives by the states after evaluations k, k+1, k+2
-    late = g is None and g_slope is None and block.own is None and course.lams[0].ndim == 0
+    late = g is None and g_slope is None and block.own is None and course.lams[0].ndim == 0 and states[0].device.type == "cpu"  # a GPU would be waited for
     if late and g_log_prob is not None: order, met = meetings(g_log_prob)
     first = lambda x, c: x if x is None or order is None else x[order[:c]]
 
@@ -387,7 +406,7 @@ def integrate(
     `past` `[p,m,q]`: slopes known from before the first evaluation, newest first. `target` `[m]` asks for log-probabilities.
     `guests` `[m,q]`: samples that join the anchors, each alone, and behind which `own` then counts. Checks nothing: `LatentZones` does.
     """
-    course = replace(course, lams=[torch.as_tensor(lam, dtype=state.dtype, device=state.device) for lam in course.lams])
+    course = replace(course, lams=[lam.to(state) if isinstance(lam, Tensor) else state.new_full((), lam) for lam in course.lams])
     if own is not None:
         distances = distances or partial(half_square_distances, with_guests(anchors, log_weights, guests)[0].detach(), own)
         half_squares = (distances() if half_squares is None else half_squares).to(anchors)
@@ -445,7 +464,7 @@ class Euler:
         nodes = time_nodes(self.gap / (1 - self.gap), self.steps).flip(0).tolist()
         return plan_course(nodes[:-1], nodes[-1])
 
-    def forward_course(self, nearest: float, spread: float) -> Course:
+    def forward_course(self, nearest: float | Tensor, spread: float | Tensor) -> Course:
         "From the Gaussian on, without the last step, which ends at λ = ∞."
         return plan_course(time_nodes(0.0, self.steps)[:-1].tolist())
 
@@ -466,7 +485,7 @@ class Window:
         if self.window is not None: check_between("window", self.window, 0)
         if self.unit is not None: check_between("unit", self.unit, 0)
 
-    def nodes(self, nearest: Tensor, spread: float) -> Tensor:
+    def nodes(self, nearest: Tensor, spread: float | Tensor) -> Tensor:
         "λ from 0 to the end of the window, `[r+1,…]`, even in time once the spread counts as 10; where nobody competes any window will do."
         if self.window is not None: gap = torch.full_like(nearest, 1 / self.window)
         else: gap = torch.where(nearest.isinf(), 1.0, nearest / self.reach)
@@ -484,10 +503,11 @@ class Adams(Window):
         back = nodes[0] - nodes[1]
         return plan_course([*nodes[:-1]], nodes[-1], self.order, before=[nodes[0] + back, nodes[0] + 2 * back], known_end=True)
 
-    def forward_course(self, nearest: float, spread: float) -> Course:
-        "From λ = 0, where slope and curvature are known, to the end of the closest pair's window, where the zone is read off."
-        nodes = self.nodes(torch.tensor(nearest, dtype=torch.float64), spread)[1:].tolist()
-        return plan_course(nodes, None, self.order, before=[0.0, -nodes[0]], growth=1.5)
+    def forward_course(self, nearest: float | Tensor, spread: float | Tensor) -> Course:
+        "From λ = 0, where slope and curvature are known, to the end of the closest pair's window (`nearest`, one number), where the zone is read off."
+        nearest = in_float64(nearest) if isinstance(nearest, Tensor) else torch.tensor(nearest, dtype=torch.float64)
+        nodes = self.nodes(nearest, spread)[1:]
+        return plan_ahead(nodes, self.order, before=[0 * nodes[0], -nodes[0]], growth=1.5)
 
 # %% ../nbs/00_flow.ipynb #b51536bb
 SOLVERS = {"euler": Euler, "adams": Adams}

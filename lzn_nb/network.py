@@ -50,9 +50,9 @@ class DataType(nn.Module):
         "Anchor `[n,q]` of each sample."
         raise NotImplementedError(f"{type(self).__name__} has no encoder")
 
-    def zones(self, x, weights: Tensor | None = None) -> tuple[LatentZones, Tensor | None]:
-        "The zones that the samples take part in, and which of the zones are theirs (None: one each, in order)."
-        return LatentZones(self.anchors(x), weights, steps=self.zone_steps), None
+    def zones(self, x, weights: Tensor | None = None, **options) -> tuple[LatentZones, Tensor | None]:
+        "The zones that the samples take part in, and which of the zones are theirs (None: one each, in order); `options` of `LatentZones`."
+        return LatentZones(self.anchors(x), weights, steps=self.zone_steps, **options), None
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, **given):
         "A sample for each latent `[m,q]`."
@@ -72,9 +72,9 @@ class LabelType(DataType):
 
     def anchors(self, x) -> Tensor: return self.matrix[self.check(x)]
 
-    def zones(self, x=None, weights: Tensor | None = None) -> tuple[LatentZones, Tensor | None]:
+    def zones(self, x=None, weights: Tensor | None = None, **options) -> tuple[LatentZones, Tensor | None]:
         "The zones of all classes, and those of the labels `x` `[n]` among them."
-        return LatentZones(self.matrix, weights, steps=self.zone_steps), None if x is None else self.check(x)
+        return LatentZones(self.matrix, weights, steps=self.zone_steps, **options), None if x is None else self.check(x)
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, **given) -> Tensor: return self.zones()[0].decode(z)
 

@@ -43,7 +43,8 @@ def own_rows(x: Tensor) -> Tensor:
 # %% ../nbs/06a_parallel.ipynb #e1b1eb41
 def drawn_rows(draw: Callable[..., Tensor], n: int, *shape: int, generator: torch.Generator, like: Tensor) -> Tensor:
     "This rank's share `[n_rank,…]` of n rows of `shape` that `draw` (torch.randn, torch.rand) makes with `generator`, in the precision and on the device of `like`."
-    return own_rows(draw(n, *shape, generator=generator, device=generator.device)).to(like)
+    rows = own_rows(draw(n, *shape, generator=generator, device=generator.device))
+    return (rows.pin_memory() if like.is_cuda and not rows.is_cuda else rows).to(like, non_blocking=True)  # the host goes on while they travel
 
 # %% ../nbs/06a_parallel.ipynb #b3aae48f
 class GatherRows(torch.autograd.Function):
@@ -135,5 +136,5 @@ def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, r
     """
     anchors = gather_rows(in_pieces(kind.anchors, size, x), n, ring)
     fine = anchors.detach().norm(dim=1, keepdim=True) <= LARGEST
-    zones = LatentZones(torch.where(fine, anchors, 0.0), steps=kind.zone_steps)
+    zones = LatentZones(torch.where(fine, anchors, 0.0), steps=kind.zone_steps, checked=False)
     return zones, torch.arange(n, device=x.device)[share(n)], torch.where(fine.all(), 0.0, torch.nan)

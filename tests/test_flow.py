@@ -1,5 +1,6 @@
 """The flow: against closed forms, against the published form written out, against itself in other frames, blocks and precisions."""
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 import lzn_nb.flow as flow
 from lzn_nb.flow import (
     Adams, Course, Euler, adams_weights, block_size, check_memory, free_memory, half_square_distances, integrate, lam_from_time,
-    make_solver, nearest_distances, plan_course, posterior_logits, posterior_mean, time_from_lam, time_nodes,
+    make_solver, nearest_distances, plan_ahead, plan_course, posterior_logits, posterior_mean, time_from_lam, time_nodes,
 )
 
 torch.set_num_threads(1)
@@ -517,10 +518,35 @@ def test_course_with_known_ends():
 
 
 def test_long_steps_forget():
-    rows = plan_course([1.0, 2.0, 3.5, 5.1], None, 3, before=[0.0, -1.0], growth=1.5).weights
+    plan = lambda *nodes: plan_ahead(torch.tensor(nodes, dtype=torch.float64), 3, before=torch.tensor([0.0, -1.0]).double(), growth=1.5)
+    rows = plan(1.0, 2.0, 3.5, 5.1).weights
     assert [len(row) for row in rows] == [3, 3, 3]
-    rows = plan_course([1.0, 2.0, 3.6, 5.0], None, 3, before=[0.0, -1.0], growth=1.5).weights
+    rows = plan(1.0, 2.0, 3.6, 5.0).weights
     assert [len(row) for row in rows] == [3, 1, 2] and rows[1] == [pytest.approx(1.6)]  # Euler, and then two slopes to go on
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("before", [[], [0.0], [0.0, -0.3]])
+@pytest.mark.parametrize("nodes", [[0.4], [0.4, 1.0], [0.4, 1.0, 1.5, 1.9, 2.4]])
+def test_steps_planned_at_once_are_those_planned_one_by_one(order, before, nodes):
+    found = plan_ahead(torch.tensor(nodes, dtype=torch.float64), order, torch.tensor(before, dtype=torch.float64))
+    wanted = plan_course(nodes, None, order, before=before)
+    assert found.lams == wanted.lams and len(found.weights) == len(wanted.weights) == len(nodes) - 1
+    for row, other in zip(found.weights, wanted.weights): assert row == pytest.approx(other, rel=1e-12)
+
+
+def test_a_course_of_tensors_is_a_course_of_numbers():
+    "As a GPU has it: λ and weights as tensors, zeros for what is forgotten."
+    leaves = anchors, z, log_weights = randn(9, 3, seed=0), randn(7, 3, seed=1), log_shares(9, 2)
+    for x in leaves: x.requires_grad_()
+    numbers = plan_ahead(torch.tensor([0.2, 0.5, 2.0, 2.6, 3.3], dtype=torch.float64), 3, before=torch.tensor([0.0, -0.2], dtype=torch.float64), growth=1.5)
+    padded = [[*row, *[0.0] * (3 - len(row))] for row in numbers.weights]
+    assert [len(row) for row in numbers.weights] == [3, 1, 2, 3]
+    tensors = replace(numbers, lams=[*torch.tensor(numbers.lams, dtype=torch.float64)], weights=[[*torch.tensor(row, dtype=torch.float64)] for row in padded])
+    ways = [flow_along(course, anchors, z, log_weights, target=torch.arange(7)) for course in (numbers, tensors)]
+    torch.testing.assert_close(ways[0].state, ways[1].state, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(way.state.sum() + way.log_prob.amax(0).sum(), leaves) for way in ways]
+    for one, other in zip(*gradients): torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 # -- nodes --------------------------------------------------------------------------------------

@@ -554,7 +554,7 @@ def test_a_weight_of_zero_has_no_gradient_and_spoils_no_other():
     zones = LatentZones(randn(6, 3), weights, window=5.0)
     (found,) = torch.autograd.grad(zones.encode([1, 2], randn(2, 3, seed=1)).sum(), weights)
     without = weights.detach()[1:].requires_grad_()
-    (wanted,) = torch.autograd.grad(LatentZones(randn(6, 3)[1:], without, window=5.0, unit=zones.spread / 10).encode([0, 1], randn(2, 3, seed=1)).sum(), without)
+    (wanted,) = torch.autograd.grad(LatentZones(randn(6, 3)[1:], without, window=5.0, unit=float(zones.spread) / 10).encode([0, 1], randn(2, 3, seed=1)).sum(), without)
     assert found[0] == 0 and found.isfinite().all()
     close(found[1:], wanted.numpy(), 1e-9)
 
@@ -565,3 +565,31 @@ def test_index_of_any_integer_type():
     for dtype in (torch.uint8, torch.int16, torch.uint16, torch.uint32, torch.uint64):
         assert torch.equal(zones.encode(torch.tensor([1, 4], dtype=dtype), noise), wanted)
         with pytest.raises(ValueError, match="index: got values from 1 to 5, wanted 0 to 4"): zones.encode(torch.tensor([1, 5], dtype=dtype))
+
+
+# -- unchecked ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("weights", [None, [1.0, 2, 3, 1, 1, 2], [1.0, 2, 0, 1, 1, 2]])
+@pytest.mark.parametrize("solver", ["adams", "euler"])
+def test_unchecked_zones_are_the_same(weights, solver):
+    anchors, noise, z, target = randn(6, 3), randn(6, 3, seed=1), randn(20, 3, seed=2), torch.arange(20) % 2
+    one, other = (LatentZones(anchors, weights, solver=solver, checked=checked) for checked in (True, False))
+    index = [0, 1, 3, 4, 5, 0]
+    assert torch.equal(one.encode(index, noise), other.encode(torch.tensor(index), noise)) and torch.equal(one.decode(z), other.decode(z))
+    assert torch.equal(one.encode(points=z[:6], noise=noise), other.encode(points=z[:6], noise=noise))
+    assert torch.equal(one.flow(z, target).log_prob, other.flow(z, target).log_prob) and torch.equal(one.distances, other.distances)
+
+
+def test_unchecked_zones_give_nan_for_nan_and_still_refuse_shapes():
+    anchors = randn(6, 3).index_fill(0, torch.tensor([2]), torch.nan)
+    zones = LatentZones(anchors, checked=False)
+    assert zones.encode(noise=randn(6, 3)).isnan().any() and zones.flow(randn(4, 3), torch.zeros(4, dtype=torch.long)).log_prob.isnan().any()
+    with pytest.raises(ValueError, match="noise: got .* wanted a floating tensor"): zones.encode(noise=randn(6, 4))
+    with pytest.raises(ValueError, match="anchors: got shape"): LatentZones(randn(6), checked=False)
+
+
+def test_unchecked_close_neighbours_keep_the_anchors_precision():
+    anchors, noise = randn(40, 8), randn(80, 8, seed=1)
+    anchors = torch.cat([anchors, anchors + 1e-4 * randn(40, 8, seed=2)]).float()
+    wanted = LatentZones(anchors.double()).encode(noise=noise)
+    errors = [float((LatentZones(anchors, checked=checked).encode(noise=noise.float()) - wanted).abs().max()) for checked in (True, False)]
+    assert errors[0] < 1e-5 < errors[1] < 1e-2
