@@ -36,13 +36,14 @@ def pack(state, path: str = "") -> tuple[dict[str, Tensor], object]:
         packed = {key: pack(value, f"{path}/{key}" if path else key) for key, value in entries.items()}
         nest = {key: rest for key, (_, rest) in packed.items()}
         return {name: x for found, _ in packed.values() for name, x in found.items()}, nest if isinstance(state, dict) else list(nest.values())
-    if not (state is None or isinstance(state, (bool, int, float, str))) or (isinstance(state, str) and state.startswith(MARK)):
+    if isinstance(state, str) and state.startswith(MARK): raise ValueError(f"state: got {state!r} at {path or 'its top'}, wanted a text that does not begin with {MARK!r}, the mark of a tensor")
+    if not (state is None or isinstance(state, (bool, int, float, str))):
         raise ValueError(f"state: got {type(state).__name__} at {path or 'its top'}, wanted tensors and plain values")
     return {}, state
 
 
 def unpack(tensors: dict[str, Tensor], nest):
-    "The inverse of `pack`."
+    "The inverse of `pack`, but that tuples come back as lists."
     if isinstance(nest, dict): return {key: unpack(tensors, value) for key, value in nest.items()}
     if isinstance(nest, list): return [unpack(tensors, value) for value in nest]
     return tensors[nest.removeprefix(MARK)] if isinstance(nest, str) and nest.startswith(MARK) else nest
@@ -60,7 +61,7 @@ def checksum(tensors: dict[str, Tensor], nest: str) -> str:
 # %% ../nbs/06c_checkpoints.ipynb #9c8991a7
 def checkpoint_paths(out: str | Path) -> list[Path]:
     "The checkpoints of a run, oldest first."
-    return sorted(path for path in Path(out).glob("checkpoints/*.safetensors") if re.fullmatch(r"\d{8,}", path.stem))
+    return sorted((path for path in Path(out).glob("checkpoints/*.safetensors") if re.fullmatch(r"\d{8,}", path.stem)), key=lambda path: int(path.stem))
 
 
 def save_checkpoint(out: str | Path, step: int, state: dict, keep: int = 2, best: int | None = None) -> Path:
@@ -81,7 +82,8 @@ def save_checkpoint(out: str | Path, step: int, state: dict, keep: int = 2, best
 
 # %% ../nbs/06c_checkpoints.ipynb #6b94ac9b
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
-    "The state in one file; `ValueError` that names it if it is damaged or none of ours. Nothing in a file is executed."
+    "The state in one file; `ValueError` that names it if it is damaged or none of ours, `OSError` if it cannot be read. Nothing in a file is executed."
+    with open(path, "rb"): pass
     def complain(why): return ValueError(f"checkpoint: {path} {why}, wanted one written by this loop")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -96,20 +98,20 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def load_checkpoint(out: str | Path, device: torch.device | str = "cpu", step: int | None = None) -> dict | None:
     """The state of the newest checkpoint of a run, or of that of update `step`; None if there is none at all.
 
-    `ValueError` that names a damaged or foreign file, and the newest good one.
+    `ValueError` that names a damaged or foreign file, and the newest good one; `OSError` if a file cannot be read.
     """
-    paths = checkpoint_paths(out)
-    if step is not None and not (paths := [path for path in paths if int(path.stem) == step]):
-        raise ValueError(f"step: got {step}, wanted one of {[int(path.stem) for path in checkpoint_paths(out)]}, the checkpoints of {out}")
-    if not paths: return None
-    try: return read_checkpoint(paths[-1], device)
+    there = {int(path.stem): path for path in checkpoint_paths(out)}
+    if step is not None and step not in there: raise ValueError(f"step: got {step}, wanted one of {list(there)}, the checkpoints of {out}")
+    if not there: return None
+    asked = there[max(there) if step is None else step]
+    try: return read_checkpoint(asked, device)
     except ValueError as error:
-        good = next((path.name for path in reversed(paths[:-1]) if is_sound(path)), None)
-        raise ValueError(f"{error}; {f'{good} is sound: remove {paths[-1].name} to go on from it' if good else 'no other is sound: remove it to start anew'}") from error
+        good = next((path.name for path in reversed(there.values()) if path != asked and is_sound(path)), None)
+        raise ValueError(f"{error}; {f'{good} is sound: remove {asked.name} to go on from it' if good else 'no other is sound: remove it to start anew'}") from error
 
 
 def is_sound(path: Path) -> bool:
     "Whether a file is a whole checkpoint."
     try: read_checkpoint(path)
-    except ValueError: return False
+    except (ValueError, OSError): return False
     return True

@@ -140,14 +140,14 @@ import test_training as t
 def shrinking(number):
     for k, batch in enumerate(t.stream(number), number):
         if k == 15: resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, resource.RLIM_INFINITY))
-        if k == 32: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        if k == {until}: resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         yield batch
 t.go(t.small(log_every={every}), {out!r}, stream=shrinking)
 """
 
 
-def limited(out, room, every):
-    source = LIMITED.format(tests=str(Path(__file__).parent), out=str(out), room=room, every=every)
+def limited(out, room, every, until=32):
+    source = LIMITED.format(tests=str(Path(__file__).parent), out=str(out), room=room, every=every, until=until)
     return subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
@@ -157,6 +157,14 @@ def test_disk_full_while_saving(tmp_path):
     ended = limited(tmp_path / "full", 3000, every=20)
     assert ended.returncode == 0 and ended.stderr.count("UserWarning: checkpoint: cannot write that of update") == 2, ended.stderr  # of 20 and 30
     assert saved(tmp_path / "full") == [10, 40] and same(load_checkpoint(tmp_path / "full")["network"], load_checkpoint(tmp_path / "whole")["network"])
+
+
+def test_disk_full_to_the_end(tmp_path):
+    "The result would be nowhere, so that is an error; with some room it is resumed."
+    ended = limited(tmp_path / "full", 3000, every=20, until=99)
+    assert ended.returncode == 1 and "OSError: checkpoint: no room in" in ended.stderr and saved(tmp_path / "full") == [10], ended.stderr
+    for name in ("full", "whole"): go(small(log_every=20), tmp_path / name)
+    assert same(load_checkpoint(tmp_path / "full"), load_checkpoint(tmp_path / "whole")) and same(read_metrics(tmp_path / "full"), read_metrics(tmp_path / "whole"))
 
 
 def test_disk_full_while_logging(tmp_path):
@@ -292,7 +300,7 @@ def test_checkpoint_from_another_architecture(tmp_path, capsys):
     assert main(["joint", *WORDS, "--set", "width=16", "--out", str(tmp_path / "b")]) == 0
     (folder / "00000009.safetensors").write_bytes((tmp_path / "b" / "checkpoints" / "00000006.safetensors").read_bytes())
     capsys.readouterr()
-    assert "checkpoint: does not fit this network (" in complaint(capsys, "--out", tmp_path / "a", "--resume")
+    assert "was begun with other settings: width was 16, is 8" in complaint(capsys, "--out", tmp_path / "a", "--resume")
 
 
 def test_damaged_checkpoint(tmp_path, capsys):
@@ -334,4 +342,4 @@ def test_the_page_lists_these_faults_and_no_others():
     table = next("".join(cell["source"]) for cell in page["cells"] if "## What can go wrong" in "".join(cell["source"]))
     listed = [re.sub(r"\W+", "_", row.split("|")[1].strip().lower()) for row in table.splitlines() if row.startswith("| ") and not row.startswith(("| fault", "|--"))]
     there = [name.removeprefix("test_") for name in globals() if name.startswith("test_") and not name.startswith("test_the_page")]
-    assert sorted(listed) == sorted(there) and len(listed) == 24
+    assert sorted(listed) == sorted(there) and len(listed) == 25

@@ -131,10 +131,15 @@ def test_the_revision_says_if_something_was_changed(tmp_path, monkeypatch):
     (tmp_path / "a").write_text("one")
     git("add", "a"); git("commit", "-qm", "one")
     assert git_revision(tmp_path) == git("rev-parse", "HEAD")[:12]
-    (tmp_path / "new").write_text("not of the code")
-    assert not git_revision(tmp_path).endswith("+")
+    (package := tmp_path / "package").mkdir()
+    (package / "b").write_text("installed here, but not of this repository")
+    assert git_revision(package) is None
+    git("add", "package"); git("commit", "-qm", "two")
     (tmp_path / "a").write_text("two")
+    assert git_revision(package) == git("rev-parse", "HEAD")[:12]  # what changed is not of the code
     assert git_revision(tmp_path) == git("rev-parse", "HEAD")[:12] + "+"
+    (package / "new").write_text("a module that nobody has committed")
+    assert git_revision(package).endswith("+")
     monkeypatch.setenv("PATH", "")
     assert git_revision(tmp_path) is None
 
@@ -175,4 +180,25 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 
 def test_wrong_questions_about_runs(tmp_path):
     with pytest.raises(ValueError, match="folder: got .*nowhere, wanted a folder with runs"): compare_runs(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="figures: got 'beauty', wanted some of \\['accuracy', 'loss'\\]"): compare_runs(study(tmp_path), ["loss", "beauty"])
+    with pytest.raises(ValueError, match="figures: got 'beauty', wanted some of \\['loss', 'accuracy'\\]"): compare_runs(study(tmp_path), ["loss", "beauty"])
+
+
+def test_room_for_a_part_of_a_line(tmp_path):
+    "What was written of it is taken back, so that the file stays whole."
+    resource = pytest.importorskip("resource")
+    for step in (1, 2): write_metrics(tmp_path, step=step)
+    file, limits = tmp_path / "metrics.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = file.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 7, limits[1]))
+    try:
+        with pytest.raises(OSError): write_metrics(tmp_path, step=3, loss=0.123456789)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == before
+    write_metrics(tmp_path, step=3)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+
+
+def test_settings_that_are_free_may_change(tmp_path):
+    write_metrics(open_run(tmp_path, {"steps": 10, "keep": 2}), step=1)
+    assert json.loads((open_run(tmp_path, {"steps": 10, "keep": 5}, resume=True, free=["keep"]) / "config.json").read_text()) == {"steps": 10, "keep": 5}
+    with pytest.raises(ValueError, match="steps was 10, is 20"): open_run(tmp_path, {"steps": 20, "keep": 5}, resume=True, free=["keep"])

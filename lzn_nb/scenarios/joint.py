@@ -34,7 +34,7 @@ from ..plots import confusion_table, embedding_map, gaussian_check, image_grid, 
 from ..parallel import drawn_rows, gather_rows, in_pieces, share, zones_of_batch
 from ..rectified_flow import velocity_errors
 from ..runs import final_figures, open_run, read_metrics, write_metrics
-from ..training import Component, TrainConfig, Trainer, get_preset, load_weights, pick_device, plan_run, train
+from ..training import FREE, Component, TrainConfig, Trainer, defaults_of, get_preset, load_weights, pick_device, plan_run, train
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
@@ -320,7 +320,7 @@ def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs
     config, main = trainer.config, trainer.accelerator.is_main_process
     settings = {"scenario": "joint", "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
-    if main: open_run(out, settings, resume=resume, defaults={f.name: f.default for f in dataclasses.fields(JointConfig) if f.default is not dataclasses.MISSING})
+    if main: open_run(out, settings, resume=resume, defaults=defaults_of(JointConfig), free=FREE)
     trainer.accelerator.wait_for_everyone()
     if not final_figures(out := Path(out)):
         validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
