@@ -604,8 +604,7 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
 
     `losses(network, *batch, generator)` gives named scalars, among them "loss"; `stream(k)` gives this rank's share of batch number k = 0, 1, … and of
     those after it (of the parts of batches, if they are accumulated). `evaluate(network)` gives figures, "score" (larger is better) decides which checkpoint is the best.
-    `FloatingPointError` when `max_skipped` updates in a row are not finite; `KeyboardInterrupt` and `Terminated` after all is saved;
-    `ValueError` for a folder whose run has other settings; `OSError` if there is no room for the last checkpoint.
+    `FloatingPointError` when `max_skipped` updates in a row are not finite; `KeyboardInterrupt` and `Terminated` after all is saved; `ValueError` for a run of other settings; `OSError` without room for the last checkpoint.
     """
     config, out = trainer.config, make_folder(Path(out))
     with alone_in(out), randomness_kept(trainer.device), StopRequest() as stop:
