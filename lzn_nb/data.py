@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOADERS', 'to_unit', 'to_uint8', 'Split', 'stratified_split', 'ImageData', 'Request', 'register', 'load_data',
-           'read_image', 'ImageFiles', 'batches', 'two_views']
+           'read_image', 'ImageFiles', 'batches', 'sent', 'two_views']
 
 # %% ../nbs/03_data.ipynb #1e7d7f22
 import os
@@ -400,12 +400,18 @@ def batches(
     return _from_memory(split, order, device)
 
 # %% ../nbs/03_data.ipynb #abc72cc3
+def sent(x: Tensor, device: torch.device | str | None) -> Tensor:
+    "`x` on the device; a GPU fetches it by itself, so that the host need not wait."
+    if device is None or torch.device(device).type != "cuda" or x.is_cuda: return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def _from_memory(
     split: Split, order: Iterator[Tensor], device: torch.device | str | None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     there = Split(split.pixels.to(device), split.labels.to(device), split.top)
     for index in order:
-        yield there.take(index.to(device))
+        yield there.take(sent(index, device))
 
 
 def _from_disk(

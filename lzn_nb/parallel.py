@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from .data import sent
 from .network import DataType
 from .zones import LARGEST, LatentZones
 
@@ -44,7 +45,7 @@ def own_rows(x: Tensor) -> Tensor:
 def drawn_rows(draw: Callable[..., Tensor], n: int, *shape: int, generator: torch.Generator, like: Tensor) -> Tensor:
     "This rank's share `[n_rank,…]` of n rows of `shape` that `draw` (torch.randn, torch.rand) makes with `generator`, in the precision and on the device of `like`."
     rows = own_rows(draw(n, *shape, generator=generator, device=generator.device))
-    return (rows.pin_memory() if like.is_cuda and not rows.is_cuda else rows).to(like, non_blocking=True)  # the host goes on while they travel
+    return sent(rows, like.device).to(like)
 
 # %% ../nbs/06a_parallel.ipynb #b3aae48f
 class GatherRows(torch.autograd.Function):

@@ -637,7 +637,8 @@ def open_sitting(trainer: Trainer, keeper: Keeper, seed: int) -> None:
         if (out / "metrics.jsonl").exists(): keeper.diary.write(resumed=logged)
     if trainer.config.track:
         trainer.accelerator.project_configuration.logging_dir = str(out)
-        trainer.accelerator.init_trackers("lzn", {k: v for k, v in dataclasses.asdict(trainer.config).items() if isinstance(v, (int, float, str))})
+        trainer.accelerator.init_trackers("lzn", {k: v for k, v in dataclasses.asdict(trainer.config).items() if isinstance(v, (int, float, str))},
+                                          init_kwargs={"wandb": {"dir": str(out), "name": out.name}})
 
 
 def catch_up(trainer: Trainer, keeper: Keeper, evaluate: Callable | None, bar: tqdm) -> None:

@@ -68,6 +68,15 @@ def test_on_a_pretended_gpu_losses_copy_nothing_in_the_hosts_time(monkeypatch):
         with pytest.raises(DataDependentOutputException): LatentZones(torch.randn(5, 3, device="cuda"))
 
 
+def test_batches_from_memory_are_picked_on_the_pretended_gpu(monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+    stream = batches(load_data("digits").train, 64, seed=0, device="cuda")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        next(stream)  # all images and labels are sent once
+        with Copies() as copies: images, labels = next(stream)
+    assert images.device.type == labels.device.type == "cuda" and not copies.found
+
+
 def test_what_is_looked_at_by_default_is_read():
     with Reads() as reads: LatentZones(torch.randn(5, 3), torch.ones(5)).encode()
     assert len(reads.found) > 3
