@@ -232,13 +232,14 @@ def scaling(result: dict) -> str:
 # -- training --------------------------------------------------------------------------------------
 
 def training(result: dict) -> str:
-    p, parts, plain = result["protocol"], result["parts"], result["options"]["as it is"]
+    p, parts = result["protocol"], result["parts"]
     whole = parts["update"]
     split = grid(["part of an update", "time", "share"], [[name, duration(seconds), f"{seconds / whole:.0%}"] for name, seconds in parts.items()])
-    rows = [[name, row["skipped"], "", "", ""] if "skipped" in row else
-            [name, duration(row["first"]), duration(row["seconds"]), times(plain["seconds"] / row["seconds"]), f"{row['loss']:.4f}"] for name, row in result["options"].items()]
+    rows = [[name, row["skipped"], "", "", "", ""] if "skipped" in row else
+            [name, duration(row["first"]), duration(row["seconds"]), duration(row["plain"]), f"{times(row['gain'])} ({row['gain_min']:.2f}–{row['gain_max']:.2f})", f"{row['loss']:.4f}"] for name, row in result["options"].items()]
     return (f"Updates of the joint scenario, preset {p['preset']}, {p['data']}, {p['batch']} samples; medians of {p['repeats']}. Data and the update are timed apart.\n\n{split}\n\n"
-            f"What the options bring; the loss is that of the sixth update, to see that they compute the same.\n\n{grid(['option', 'first update', 'update', 'gain', 'loss'], rows)}")
+            f"What the options bring: updates with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
+            f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}")
 
 
 # -- all -------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lzn_nb.data import batches, load_data
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_trainer
 from lzn_nb.training import run_update, step_generator
 
-OPTIONS = {"as it is": {}, "channels last": {"channels_last": True}, "torch.compile": {"compile": True}, "bf16": {"precision": "bf16"}, "pieces of a quarter": {"piece": -4}}
+OPTIONS = {"as it is again": {}, "channels last": {"channels_last": True}, "torch.compile": {"compile": True}, "bf16": {"precision": "bf16"}, "pieces of a quarter": {"piece": -4}}
 
 
 def ready(batch: int, options: dict, zones: bool, seed: int = 0):
@@ -27,14 +27,16 @@ def ready(batch: int, options: dict, zones: bool, seed: int = 0):
     return trainer, batches(data.train, batch, seed=seed)
 
 
+def seconds_of(function: Callable) -> float:
+    "Seconds of one call."
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
 def timed(function: Callable, repeats: int, skip: int = 2) -> float:
     "Median seconds of a call, after `skip` more."
-    times = []
-    for _ in range(repeats + skip):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return median(times[skip:])
+    return median([seconds_of(function) for _ in range(repeats + skip)][skip:])
 
 
 def parts_of(batch: int, repeats: int) -> dict:
@@ -51,13 +53,16 @@ def parts_of(batch: int, repeats: int) -> dict:
 
 
 def option_of(batch: int, options: dict, repeats: int) -> dict:
-    "First update, and median of the others, with options for speed."
-    trainer, stream = ready(batch, options, True)
-    began = time.perf_counter()
-    run_update(trainer, [next(stream)], 0)
-    first = time.perf_counter() - began
-    losses = [float(run_update(trainer, [next(stream)], 0)["loss"]) for _ in range(5)]
-    return {"first": first, "seconds": timed(lambda: run_update(trainer, list(islice(stream, 1)), 0), repeats), "loss": losses[-1]}
+    "First update with options for speed, then updates in turns with those of a trainer without: medians, and how many times faster."
+    (plain, given), (trainer, stream) = ready(batch, {}, True), ready(batch, options, True)
+    update = lambda who, batches: run_update(who, list(islice(batches, 1)), 0)
+    first = seconds_of(lambda: update(trainer, stream))
+    losses = [float(update(trainer, stream)["loss"]) for _ in range(5)]
+    for _ in range(3): update(plain, given)
+    turns = [(seconds_of(lambda: update(plain, given)), seconds_of(lambda: update(trainer, stream))) for _ in range(repeats)]
+    gains = [one / other for one, other in turns]
+    return {"first": first, "plain": median(one for one, _ in turns), "seconds": median(other for _, other in turns),
+            "gain": median(gains), "gain_min": min(gains), "gain_max": max(gains), "loss": losses[-1]}
 
 
 def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, tell: Callable = lambda text: None) -> dict:
