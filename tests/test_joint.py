@@ -102,7 +102,8 @@ def run(tmp_path_factory):
 
 
 def test_run_leaves_what_it_promises(run):
-    assert {p.name for p in run.out.iterdir()} == {"config.json", "environment.jsonl", "metrics.jsonl", "checkpoints", "report.html"}
+    assert {p.name for p in run.out.iterdir()} == {"config.json", "environment.jsonl", "metrics.jsonl", "checkpoints", "samples", "report.html"}
+    assert [p.name for p in (run.out / "samples").iterdir()] == ["00000020.png"]
     lines = read_metrics(run.out)
     assert lines[-1]["final"] and lines[-1]["step"] == TINY.steps
     for key in ("accuracy", "agreement", "entropy", "probe", "reconstruction", "judge_accuracy"): assert math.isfinite(lines[-1][key])

@@ -115,6 +115,17 @@ def test_a_run_on_two_ranks_is_the_run_on_one(tmp_path):
     assert [json.loads(line)["ranks"] for line in (tmp_path / "two" / "environment.jsonl").read_text().splitlines()] == [2, 1]
 
 
+def test_a_run_started_by_accelerate(tmp_path):
+    "On a CPU it starts one process; it is the same run bit for bit, in the precision that both were told."
+    words = ["joint", "--preset", "tiny", "--quiet", "--set", "steps=6", "--set", "precision=bf16"]
+    plain = launch(1, *words, "--out", tmp_path / "plain")
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--dynamo_backend", "no", "--mixed_precision", "bf16", "-m", "lzn_nb.cli"]
+    started = subprocess.run([sys.executable, *launcher, *words, "--out", str(tmp_path / "started")], capture_output=True, text=True, timeout=240, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert (plain.returncode, started.returncode) == (0, 0), started.stderr
+    one, other = (load_checkpoint(tmp_path / name)["network"] for name in ("plain", "started"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 SCRIPT = """
 import os, signal, sys
 sys.path.insert(0, {tests!r})

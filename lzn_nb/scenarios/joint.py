@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'JOINT_PRESETS', 'FIGURES', 'check_ranges', 'JointConfig', 'joint_network', 'jittered', 'joint_losses',
            'flow_errors', 'joint_components', 'in_chunks', 'judge_drawing', 'judge_zones', 'evaluate_joint',
-           'take_up_to', 'validate_joint', 'save_picture', 'joint_trainer', 'load_joint', 'check_enough', 'JointRun',
+           'take_up_to', 'validate_joint', 'save_samples', 'joint_trainer', 'load_joint', 'check_enough', 'JointRun',
            'prepare_joint', 'joint_work', 'write_final', 'run_joint', 'plan_joint', 'results_table', 'joint_figures',
            'report_joint']
 
@@ -231,16 +231,16 @@ def validate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
     draw = lambda kind, *shape: kind(len(images), *shape, generator=generator).to(images)
     z = network.latents("image", images, generator=generator) if config.zones else images.new_zeros(len(images), 0)
     flow = float(flow_errors(config, network["image"], images, z, labels, draw).mean())
-    if picture:
-        asked = torch.arange(shown := min(data.num_classes, 10), device=images.device).repeat(4)
-        save_picture(image_grid(network.generate("image", label=asked, generator=generator), shown), picture)
+    if picture: save_samples(network, data, picture, generator)
     if not config.zones: return {"flow": flow, "score": -flow}
     named = accuracy(network.classify(images, generator=generator), labels)
     return {"flow": flow, "accuracy": named, "score": named}
 
 
-def save_picture(figure, path: Path) -> None:
-    "Write a figure; a warning if there is no room for it."
+def save_samples(network: LatentZoningNetwork, data: ImageData, path: Path, generator: torch.Generator) -> None:
+    "Four drawn images of each class (of the first ten), one class a column, as a picture; a warning if there is no room for it."
+    asked = torch.arange(shown := min(data.num_classes, 10), device=next(network.parameters()).device).repeat(4)
+    figure = image_grid(network.generate("image", label=asked, generator=generator), shown)
     try:
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path)
@@ -304,6 +304,7 @@ def write_final(trainer: Trainer, images: ImageData, seed: int, out: Path) -> No
     "Evaluate the averaged network on the test split, once, and end the run's metrics with the figures."
     began = time.perf_counter()
     figures = evaluate_joint(trainer.average.module.eval(), images, trainer.config, seed=seed)
+    save_samples(trainer.average.module, images, out / "samples" / f"{trainer.step:08d}.png", torch.Generator().manual_seed(seed))
     seconds = trainer.seconds + time.perf_counter() - began
     machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
     write_metrics(out, final=True, step=trainer.step, **figures, **machine, wall_seconds=round(seconds, 1))
