@@ -185,11 +185,11 @@ def shorten(value) -> str:
 
 
 def summarize(out: Path) -> dict:
-    "Settings, state and latest figures of a run, those from the end of training and those from the end of the run; a run that cannot be read says why."
+    "Settings, state and latest figures of a run, those of a finished one before those of its last update; a run that cannot be read says why."
     try: settings, lines = json.loads((out / "config.json").read_text()), read_metrics(out)
     except (ValueError, OSError) as error: return {"settings": {}, "figures": {}, "state": f"unreadable: {error}"}
     last = lines[-1] if lines else {}
-    figures = {k: v for line in lines[-2:] if line is last or last.get("final") for k, v in line.items()}
+    figures = last | {k: v for k, v in lines[-2].items() if k not in last} if last.get("final") and len(lines) > 1 else last
     state = "finished" if last.get("final") else f"{last.get('step', 0)} of {settings.get('steps', '?')}"
     return {"settings": settings, "figures": {k: v for k, v in figures.items() if k not in ("final", "step")}, "state": state}
 

@@ -180,7 +180,7 @@ def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path):
 
 def test_wrong_questions_about_runs(tmp_path):
     with pytest.raises(ValueError, match="folder: got .*nowhere, wanted a folder with runs"): compare_runs(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="figures: got 'beauty', wanted some of \\['loss', 'accuracy'\\]"): compare_runs(study(tmp_path), ["loss", "beauty"])
+    with pytest.raises(ValueError, match="figures: got 'beauty', wanted some of \\['accuracy', 'loss'\\]"): compare_runs(study(tmp_path), ["loss", "beauty"])
 
 
 def test_room_for_a_part_of_a_line(tmp_path):
