@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank_and_world', 'share', 'own_rows', 'drawn_rows', 'GatherRows', 'pass_on', 'RingRows', 'gather_rows', 'mean_weight',
-           'largest_of_ranks', 'in_pieces', 'zones_of_batch']
+           'largest_of_ranks', 'in_pieces', 'check_norms', 'zones_of_batch']
 
 # %% ../nbs/06a_parallel.ipynb #d8147c25
 from typing import Callable
@@ -94,9 +94,9 @@ class RingRows(torch.autograd.Function):
 
 # %% ../nbs/06a_parallel.ipynb #89eef99c
 def gather_rows(x: Tensor, n: int, ring: bool = False) -> Tensor:
-    """All n rows of a batch `[n,…]`, of which this rank has its `share` `x` `[n_rank,…]`; differentiable, every rank has to take part.
+    """All n rows of a batch `[n,…]`, of which this rank has its `share` `x` `[n_rank,…]`; differentiable, every rank has to take part [App. A.3].
 
-    `ring`: exchanged block by block between neighbours. `ValueError` for another number of rows than the share's [App. A.3].
+    `ring`: exchanged block by block between neighbours. `ValueError` for another number of rows than the share's.
     """
     world = rank_and_world()[1]
     rows = share(n)
@@ -130,11 +130,21 @@ def in_pieces(network: Callable[..., Tensor], size: int | None, *batch: Tensor) 
     return torch.cat([checkpoint(network, *piece, use_reentrant=False) for piece in zip(*(rows.split(size) for rows in batch))])
 
 # %% ../nbs/06a_parallel.ipynb #45597a44
+def check_norms(network: torch.nn.Module, pieces: bool) -> None:
+    "`ValueError` for batch norms in training where the batch is cut: in pieces, or on several ranks unless they are `SyncBatchNorm`."
+    for name, norm in network.named_modules():
+        if not isinstance(norm, torch.nn.modules.batchnorm._BatchNorm) or not norm.training: continue
+        if pieces: raise ValueError(f"piece: the network has a batch norm ({name}), for which samples in pieces are another batch; wanted piece=0, or other norms")
+        if rank_and_world()[1] > 1 and not isinstance(norm, torch.nn.SyncBatchNorm):
+            raise ValueError(f"network: got {type(norm).__name__} ({name}) on several ranks, wanted SyncBatchNorm (torch.nn.SyncBatchNorm.convert_sync_batchnorm) or other norms")
+
+
 def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, ring: bool = False) -> tuple[LatentZones, Tensor, Tensor]:
     """Zones of all n samples of a batch, of which this rank has its share `x` `[n_rank,…]`; every rank has to take part.
 
-    Also which of them are those of `x` `[n_rank]`, and a number to be added to the loss: 0, or NaN if an anchor was not finite.
+    Also which of them are those of `x` `[n_rank]`, and a number to be added to the loss: 0, or NaN if an anchor was not finite. `ValueError` for batch norms that would not know the whole batch.
     """
+    check_norms(kind, size is not None)
     anchors = gather_rows(in_pieces(kind.anchors, size, x), n, ring)
     fine = anchors.detach().norm(dim=1, keepdim=True) <= LARGEST
     zones = LatentZones(torch.where(fine, anchors, 0.0), steps=kind.zone_steps, checked=False)

@@ -21,7 +21,7 @@ def zone_flops(m: float, n: int, q: int, evaluations: int, flows: int = 1) -> fl
 
 
 def zone_bytes(m: int, n: int, q: int, evaluations: int, flows: int = 1) -> float:
-    "Bytes that flows keep for the way back in float32: states and slopes, and probabilities where they are small; the anchors, and their copy in float64."
+    "Bytes that flows keep for the way back in float32: states and slopes, and probabilities where they are small; the anchors, centred, and in float64."
     tables = evaluations * n if n <= 6 * q else 0
     return 4.0 * m * flows * ((2 * evaluations + 8) * q + tables) + 16.0 * n * q * flows
 
@@ -53,7 +53,7 @@ class Machine:
     fixed: float = 0.0           # seconds an update, whatever its size
     per_evaluation: float = 0.0  # seconds an evaluation, there and back, whatever its size
 
-
+# %% ../nbs/30_scaling.ipynb #c6d4e81f
 @dataclass(frozen=True)
 class Update:
     "An update: samples, networks, zones and ranks."
@@ -62,9 +62,10 @@ class Update:
     parameters: int
     q: int
     evaluations: int
-    flows: int = 1   # ways through zones,
+    flows: int = 1   # passages through zones,
     square: int = 1  # of them through zones with as many anchors as samples
     ranks: int = 1
+    ring: bool = False  # how anchors are exchanged
 
     def seconds(self, machine: Machine) -> dict[str, float]:
         "Where the time goes, by what the model says."
@@ -72,4 +73,4 @@ class Update:
         zones = zone_flops(m, self.batch, self.q, self.evaluations, self.square) / machine.zone_rate
         return {"fixed": machine.fixed, "networks": m * self.flops / machine.network_rate,
                 "zones": zones + self.flows * self.evaluations * machine.per_evaluation,
-                "messages": sent_bytes(self.parameters, self.batch, self.q, self.ranks, self.square) / machine.bandwidth}
+                "messages": sent_bytes(self.parameters, self.batch, self.q, self.ranks, self.square, self.ring) / machine.bandwidth}

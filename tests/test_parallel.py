@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lzn_nb.alignment import alignment_loss
-from lzn_nb.network import LabelType
-from lzn_nb.parallel import gather_rows, in_pieces, mean_weight, own_rows, rank_and_world, share
+from lzn_nb.network import DataType, LabelType
+from lzn_nb.parallel import gather_rows, in_pieces, mean_weight, own_rows, rank_and_world, share, zones_of_batch
 from lzn_nb.zones import LatentZones
 
 torch.set_num_threads(1)
@@ -188,3 +188,14 @@ def test_pieces_run_the_network_on_one_piece_at_a_time_and_twice():
 @pytest.mark.parametrize("size", [0, -1, True, 2.0])
 def test_pieces_of_no_size(size):
     with pytest.raises(ValueError, match="size: got .*, wanted an integer ≥ 1, or None"): in_pieces(torch.nn.Identity(), size, torch.ones(2))
+
+
+def test_batch_norms_are_refused_where_the_batch_is_cut():
+    kind = DataType(latent_dim=2)
+    kind.encoder = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    kind.anchors = lambda x: kind.encoder(x)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    zones_of_batch(kind, x, 4)  # a whole batch on one rank
+    with pytest.raises(ValueError, match=r"piece: the network has a batch norm \(encoder.1\), .*, wanted piece=0"): zones_of_batch(kind, x, 4, 2)
+    kind.eval()
+    zones_of_batch(kind, x, 4, 2)  # what it knows from training is the same for all
