@@ -4,11 +4,15 @@
 
 # %% auto #0
 __all__ = ['ABOUT', 'EXAMPLES', 'parse_setting', 'parse_count', 'Parser', 'add_joint', 'joint_settings', 'add_runs',
-           'make_parser', 'joint_command', 'print_on_first', 'runs_command', 'main', 'complain']
+           'make_parser', 'check_settings_of', 'joint_command', 'launched', 'print_on_first', 'runs_command', 'main',
+           'complain', 'torch_is_distributed']
 
 # %% ../nbs/40_cli.ipynb #af4a424c
 import argparse
 import ast
+import dataclasses
+import difflib
+import os
 import shlex
 import sys
 import warnings
@@ -48,7 +52,7 @@ A scenario trains a network, evaluates it, and leaves everything in one folder:
   environment.jsonl   versions, revision of the code and hardware, a line for each start
   metrics.jsonl       figures during training; the last line holds the final ones
   checkpoints/        what is needed to go on, or to use the network
-  samples/            images drawn during training, with --set eval_every=…
+  samples/            images drawn at the end, and during training with --set eval_every=…
   report.html         figures and pictures on one page
 """
 
@@ -65,6 +69,7 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 8 -m lzn_nb.cli joint --preset paper --data cifar10 --out runs/paper
 
 status: 0 finished, 2 a wrong request or a run that broke (one line says why), 130 stopped by Ctrl-C, 143 by SIGTERM
+(torchrun and accelerate launch end with 1 instead of all but 0)
 """
 
 # %% ../nbs/40_cli.ipynb #b9d10ba4
@@ -116,25 +121,38 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../nbs/40_cli.ipynb #45375018
+def check_settings_of(kind: type, args: argparse.Namespace) -> None:
+    "`ValueError` for a --set that names no field of the configuration; options have names of their own."
+    fields = [field.name for field in dataclasses.fields(kind)]
+    for name, _ in args.set:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1)
+            raise ValueError(f"--set: got {name!r}, wanted a setting{f', such as {near[0]!r}' if near else ''} (lzn {args.scenario} --help lists them)")
+
+
 def joint_command(args: argparse.Namespace) -> None:
     "Run the joint scenario and print its figures, or its plan."
-    from lzn_nb.parallel import rank_and_world
     from lzn_nb.plots import markdown_table
-    from lzn_nb.scenarios.joint import plan_joint, results_table, run_joint
+    from lzn_nb.scenarios.joint import JointConfig, plan_joint, results_table, run_joint
+    check_settings_of(JointConfig, args)
     if not (args.out or args.dry_run): raise ValueError("the following arguments are required: --out (see lzn joint --help)")
     request = {"seed": args.seed, "device": args.device, **dict(args.set), **({"zones": False} if args.baseline else {}),
                "data_options": {"image_size": args.image_size, "skip_unreadable": args.skip_unreadable}}
     if args.dry_run:
         plan = plan_joint(args.data, args.preset, **request)
-        return print_on_first(markdown_table([{"plan": name, "": f"{value:,}"} for name, value in plan.items()]))
+        return print_on_first(markdown_table([{"plan": name, "on each rank": f"{value:,}"} for name, value in plan.items()]))
     run = run_joint(args.data, args.preset, args.out, resume=args.resume, progress=not args.quiet, **request)
     print_on_first(f"{run.data.describe()}\n\n{markdown_table(results_table({'this run': [run.figures]}))}\n\nreport: {run.out / 'report.html'}")
 
 # %% ../nbs/40_cli.ipynb #1c7b4703
+def launched() -> tuple[int, int]:
+    "Number of this process and of all, as torchrun and accelerate launch say it."
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def print_on_first(text: str) -> None:
     "Print on the first of several processes."
-    from lzn_nb.parallel import rank_and_world
-    if rank_and_world()[0] == 0: print(text)
+    if launched()[0] == 0: print(text)
 
 
 def runs_command(args: argparse.Namespace) -> None:
@@ -152,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as done: return done.code  # --help, --version, or a complaint that has been printed
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *rest, **more: complain(args, f"warning: {message}", 0)
-        again = shlex.join(["lzn", *argv, *([] if "--resume" in argv else ["--resume"])])
+        again = shlex.join(["lzn", *argv, *([] if "--resume" in argv else ["--resume"])]) if launched()[1] == 1 else "the same command with --resume"
         try: args.run(args)
         except KeyboardInterrupt: return complain(args, f"interrupted; to go on: {again}", 130)
         except SystemExit as ended: return complain(args, f"terminated, everything is saved; to go on: {again}", ended.code)
@@ -163,11 +181,19 @@ def main(argv: list[str] | None = None) -> int:
             return complain(args, f"{str(error).splitlines()[0]} Try a smaller batch: --set batch=…", 2)
     return 0
 
-
+# %% ../nbs/40_cli.ipynb #77676cb9
 def complain(args: argparse.Namespace, message: object, status: int) -> int:
-    "Print one line on the error stream, and pass the status on."
-    print(f"lzn {args.scenario}:", " ".join(str(message).split()) or type(message).__name__, file=sys.stderr)
+    "Print one line on the error stream, and pass the status on; of several processes the first one says what all would, and others only what is their own."
+    rank = launched()[0]
+    own = isinstance(message, Exception) and torch_is_distributed()
+    if rank == 0 or own: print(f"lzn {args.scenario}{f' (rank {rank})' if rank else ''}:", " ".join(str(message).split()) or type(message).__name__, file=sys.stderr)
     return status
+
+
+def torch_is_distributed() -> bool:
+    "Whether the processes have met: what fails before that fails in all of them alike."
+    torch = sys.modules.get("torch")
+    return bool(torch) and torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # python -m lzn_nb.cli, for torchrun; not in the notebook

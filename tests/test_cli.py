@@ -69,7 +69,7 @@ def fails(capsys, *words, status=2):
 
 # -- a run ------------------------------------------------------------------------------------
 def test_a_run_leaves_what_the_contract_says(finished):
-    assert tree(finished) == ["checkpoints/00000010.safetensors", "checkpoints/00000020.safetensors", "config.json", "environment.jsonl", "metrics.jsonl", "report.html"]
+    assert tree(finished) == ["checkpoints/00000010.safetensors", "checkpoints/00000020.safetensors", "config.json", "environment.jsonl", "metrics.jsonl", "report.html", "samples/00000020.png"]
     *during, final = lines(finished)
     assert [line["step"] for line in during] == [5, 10, 15, 20] and final["final"] is True and final["step"] == 20
     assert {"accuracy", "agreement", "entropy", "probe", "reconstruction", "device", "torch"} <= final.keys()
@@ -148,7 +148,7 @@ def test_unreadable_images_are_named_or_left_out(tmp_path, capsys):
     (["--data", "folder:nowhere"], "nowhere, which does not exist"),
     (["--data", "mnist"], "mnist"),
     (["--image-size", "0"], "image_size: got 0"),
-    (["--set", "stepz=3"], "preset key: got 'stepz'"),
+    (["--set", "stepz=3"], "--set: got 'stepz', wanted a setting, such as 'steps'"),
     (["--set", "steps=many"], "steps: got 'many'"),
     (["--set", "steps=0"], "steps: got 0"),
     (["--set", "steps=2.5"], "steps: got 2.5"),
@@ -271,3 +271,9 @@ def test_help_does_not_wait_for_torch():
                                            ("a=b=c", ("a", "b=c")), ("a=__import__('os')", ("a", "__import__('os')"))])
 def test_settings_are_read_and_never_run(text, setting):
     assert parse_setting(text) == setting
+
+
+@pytest.mark.parametrize("setting", ["seed=5", "out=x", "data=mnist", "resume=True", "progress=1", "device=cpu"])
+def test_options_are_no_settings(setting, capsys, tmp_path):
+    assert main(["joint", "--preset", "tiny", "--out", str(tmp_path / "a"), "--set", setting]) == 2
+    assert f"--set: got {setting.split('=')[0]!r}, wanted a setting" in capsys.readouterr().err and not (tmp_path / "a").exists()

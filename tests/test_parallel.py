@@ -196,6 +196,6 @@ def test_batch_norms_are_refused_where_the_batch_is_cut():
     kind.anchors = lambda x: kind.encoder(x)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     zones_of_batch(kind, x, 4)  # a whole batch on one rank
-    with pytest.raises(ValueError, match=r"piece: the network has a batch norm \(encoder.1\), .*, wanted piece=0"): zones_of_batch(kind, x, 4, 2)
+    with pytest.raises(ValueError, match=r"piece: the network has a batch norm \(encoder.1\), .*; wanted piece=0"): zones_of_batch(kind, x, 4, 2)
     kind.eval()
     zones_of_batch(kind, x, 4, 2)  # what it knows from training is the same for all

@@ -212,3 +212,8 @@ def test_a_sharded_run_is_the_run_of_one_process(tmp_path):
         one, two = (torch.cat([weight.flatten() for weight in state[part].values()]) for state in (a, b))
         assert (one - two).norm() < 1e-3 * one.norm()  # a bias that no loss feels moves with the sign of rounding, as Adam does
     assert a["optimizer"].keys() == b["optimizer"].keys()
+
+
+def test_a_wrong_request_on_two_ranks_is_said_once(tmp_path):
+    ended = launch(2, "joint", "--preset", "huge", "--out", tmp_path / "a")
+    assert ended.returncode == 1 and ended.stderr.count("lzn joint: preset: got 'huge'") == 1 and "rank 1)" not in ended.stderr, ended.stderr
