@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         except FloatingPointError as error: return complain(args, f"{error}. The run so far is in {args.out}", 2)
         except (ValueError, OSError, ImportError, MemoryError) as error: return complain(args, error, 2)
         except RuntimeError as error:
-            if "out of memory" not in str(error): raise
+            if not any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory")): raise
             return complain(args, f"{str(error).splitlines()[0]} Try a smaller batch: --set batch=…", 2)
     return 0
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'write_atomically', 'sync_folder', 'append_line', 'write_metrics', 'read_metrics', 'final_figures',
-           'Diary', 'open_run', 'check_unchanged', 'holds_run', 'make_folder', 'git_revision', 'cpu_name',
-           'describe_machine', 'note_sitting', 'find_runs', 'shorten', 'summarize', 'compare_runs']
+           'Diary', 'open_run', 'read_settings', 'check_unchanged', 'holds_run', 'make_folder', 'git_revision',
+           'cpu_name', 'describe_machine', 'note_sitting', 'find_runs', 'shorten', 'summarize', 'compare_runs']
 
 # %% ../nbs/06b_runs.ipynb #cbb2a9a7
 import datetime
@@ -64,20 +64,19 @@ def write_metrics(out: str | Path, **record) -> None:
 def read_metrics(out: str | Path) -> list[dict]:
     """The lines of `metrics.jsonl`, oldest first, without what a later start of the run has overtaken; none if there is no such file.
 
-    A line cut short by a crash is left out; `ValueError` for any other line that is not JSON.
+    Lines cut short by a crash are left out; `ValueError` for any other line that is no record.
     """
-    file, records, cut = Path(out) / "metrics.jsonl", [], None
-    for number, line in enumerate(file.read_text().splitlines() if file.exists() else [], 1):
+    file, records = Path(out) / "metrics.jsonl", []
+    for number, line in enumerate(file.read_text(errors="replace").splitlines() if file.exists() else [], 1):
         try: record = json.loads(line)
-        except json.JSONDecodeError as error:
-            if cut: break
-            cut = f"metrics: line {number} of {file} is not JSON ({error.msg})"
-            continue
-        if "resumed" in record: records, cut = [kept for kept in records if kept.get("step", 0) <= record["resumed"]], None
-        elif cut: break
+        except (json.JSONDecodeError, RecursionError):
+            if line.startswith("{") or not line.strip("\0"): continue  # the beginning of a record, or room that was never filled
+            record = None
+        if not isinstance(record, dict) or not all(isinstance(record.get(name, 0), int) for name in ("step", "resumed")):
+            raise ValueError(f"metrics: line {number} of {file} is no record of a run")
+        if "resumed" in record: records = [kept for kept in records if kept.get("step", 0) <= record["resumed"]]
         else: records.append(record)
-    else: return records  # at most the last line was cut
-    raise ValueError(cut)
+    return records
 
 
 def final_figures(out: str | Path) -> dict | None:
@@ -93,6 +92,10 @@ class Diary:
     def write(self, **record) -> None:
         "Append a line to `metrics.jsonl`; a warning, once, if there is no room for it."
         self.waiting.append(record)
+        self.flush()
+
+    def flush(self) -> None:
+        "Write the lines that are waiting."
         try:
             while self.waiting:
                 write_metrics(self.out, **self.waiting[0])
@@ -111,11 +114,20 @@ def open_run(out: str | Path, settings: dict, *, resume: bool = False, defaults:
     settings, file = json.loads(json.dumps(settings)), out / "config.json"
     if holds_run(out):
         if not resume: raise ValueError(f"out: {out} already holds a run; resume it (resume=True, --resume), or choose another folder")
-        check_unchanged(out, json.loads(json.dumps(defaults or {})) | (json.loads(file.read_text()) if file.exists() else {}), settings, free)
+        check_unchanged(out, json.loads(json.dumps(defaults or {})) | (read_settings(out) if file.exists() else {}), settings, free)
     write_atomically(file, lambda temporary: temporary.write_text(json.dumps(settings, indent=2) + "\n"))
     return out
 
 # %% ../nbs/06b_runs.ipynb #4d6c3dbf
+def read_settings(out: Path) -> dict:
+    "What `config.json` says; `ValueError` that names the file if it is none of a run."
+    file = out / "config.json"
+    try: settings = json.loads(file.read_text())
+    except (ValueError, RecursionError) as error: raise ValueError(f"config: {file} is not JSON ({str(error)[:80]}), wanted the settings of a run") from error
+    if not isinstance(settings, dict): raise ValueError(f"config: {file} holds {type(settings).__name__}, wanted the settings of a run by name")
+    return settings
+
+
 def check_unchanged(out: Path, before: dict, now: dict, free: Collection[str] = ()) -> None:
     "`ValueError` naming the settings, but for those in `free`, that are others now than `before`."
     changed = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in sorted({*before, *now} - {*free}) if before.get(key) != now.get(key)]
@@ -186,7 +198,7 @@ def shorten(value) -> str:
 
 def summarize(out: Path) -> dict:
     "Settings, state and latest figures of a run, those of a finished one before those of its last update; a run that cannot be read says why."
-    try: settings, lines = json.loads((out / "config.json").read_text()), read_metrics(out)
+    try: settings, lines = read_settings(out), read_metrics(out)
     except (ValueError, OSError) as error: return {"settings": {}, "figures": {}, "state": f"unreadable: {error}"}
     last = lines[-1] if lines else {}
     figures = last | {k: v for k, v in lines[-2].items() if k not in last} if last.get("final") and len(lines) > 1 else last

@@ -1,4 +1,5 @@
 """The command as it is used: what it leaves, how it goes on, and one line for everything that goes wrong."""
+import contextlib
 import json
 import os
 import shlex
@@ -277,3 +278,22 @@ def test_settings_are_read_and_never_run(text, setting):
 def test_options_are_no_settings(setting, capsys, tmp_path):
     assert main(["joint", "--preset", "tiny", "--out", str(tmp_path / "a"), "--set", setting]) == 2
     assert f"--set: got {setting.split('=')[0]!r}, wanted a setting" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_a_refused_process_leaves_the_settings_of_the_first(tmp_path, capsys):
+    "Before the first line or checkpoint, too."
+    from lzn_nb.runs import make_folder
+    (make_folder(tmp_path / "a") / "config.json").write_text("{}")
+    with alone_in_child(tmp_path / "a"): assert main(["joint", "--preset", "tiny", "--out", str(tmp_path / "a")]) == 2
+    assert "another process is training" in capsys.readouterr().err
+    assert (tmp_path / "a" / "config.json").read_text() == "{}"
+
+
+@contextlib.contextmanager
+def alone_in_child(out):
+    "Another process that holds the folder."
+    source = f"import sys, pathlib; from lzn_nb.training import alone_in\nwith alone_in(pathlib.Path({str(out)!r})): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        try: yield
+        finally: process.stdin.close()

@@ -202,3 +202,31 @@ def test_settings_that_are_free_may_change(tmp_path):
     write_metrics(open_run(tmp_path, {"steps": 10, "keep": 2}), step=1)
     assert json.loads((open_run(tmp_path, {"steps": 10, "keep": 5}, resume=True, free=["keep"]) / "config.json").read_text()) == {"steps": 10, "keep": 5}
     with pytest.raises(ValueError, match="steps was 10, is 20"): open_run(tmp_path, {"steps": 20, "keep": 5}, resume=True, free=["keep"])
+
+
+@pytest.mark.parametrize("cut", ['{"step": 3, "lo', '{"step": 3, "lo\n{"resum', "\0" * 20])
+def test_lines_cut_by_crashes_spoil_nothing(tmp_path, cut):
+    "Also at the end of a finished run, and twice in a row."
+    for step in (1, 2): write_metrics(tmp_path, step=step)
+    with (tmp_path / "metrics.jsonl").open("a") as file: file.write(cut)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+    write_metrics(tmp_path, step=3, final=True)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3] and final_figures(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["5", "[1]", '{"step": "x"}', "words"])
+def test_lines_that_are_no_records_are_named(tmp_path, text):
+    write_metrics(tmp_path, step=1)
+    with (tmp_path / "metrics.jsonl").open("a") as file: file.write(text + "\n")
+    with pytest.raises(ValueError, match="metrics: line 2 of .* is no record of a run"): read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "null", "[" * 100_000, "", "\0"])
+def test_a_foreign_folder_does_not_hide_the_runs_beside_it(tmp_path, text):
+    study(tmp_path)
+    (tmp_path / "bad" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "bad" / "config.json").write_text(text)
+    rows = compare_runs(tmp_path)
+    assert sum(row["state"].startswith("unreadable: config: ") for row in rows) == 1 and len(rows) > 1
+    write_metrics(tmp_path / "bad", step=1)
+    with pytest.raises(ValueError, match="config: .*config.json"): open_run(tmp_path / "bad", {"steps": 1}, resume=True)

@@ -33,8 +33,8 @@ from ..network import ImageType, LabelType, LatentZoningNetwork
 from ..plots import confusion_table, embedding_map, gaussian_check, image_grid, training_curves, write_report
 from ..parallel import drawn_rows, gather_rows, in_pieces, share, zones_of_batch
 from ..rectified_flow import velocity_errors
-from ..runs import final_figures, open_run, read_metrics, write_metrics
-from ..training import FREE, Component, TrainConfig, Trainer, defaults_of, get_preset, load_weights, pick_device, plan_run, train
+from ..runs import final_figures, make_folder, open_run, read_metrics, write_metrics
+from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, train
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
@@ -321,15 +321,16 @@ def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs
     config, main = trainer.config, trainer.accelerator.is_main_process
     settings = {"scenario": "joint", "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
-    if main: open_run(out, settings, resume=resume, defaults=defaults_of(JointConfig), free=FREE)
-    trainer.accelerator.wait_for_everyone()
-    if not final_figures(out := Path(out)):
-        validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
-        train(trainer, *joint_work(config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate)
-        if main: write_final(trainer, images, seed, out)
+    with alone_in(make_folder(out := Path(out))):
+        if main: open_run(out, settings, resume=resume, defaults=defaults_of(JointConfig), free=FREE)
         trainer.accelerator.wait_for_everyone()
-    run = JointRun(load_joint(out, device), final_figures(out), images, config, out)
-    if main and not (out / "report.html").exists(): report_joint(run)
+        if not final_figures(out):
+            validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
+            train(trainer, *joint_work(config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate)
+            if main: write_final(trainer, images, seed, out)
+            trainer.accelerator.wait_for_everyone()
+        run = JointRun(load_joint(out, device), final_figures(out), images, config, out)
+        if main and not (out / "report.html").exists(): report_joint(run)
     return run
 
 
