@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['MARK', 'pack', 'unpack', 'checksum', 'checkpoint_paths', 'save_checkpoint', 'read_checkpoint', 'load_checkpoint',
-           'is_sound']
+           'is_sound', 'sound_beside', 'naming_checkpoint']
 
 # %% ../nbs/06c_checkpoints.ipynb #32b4cfc2
+import contextlib
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -77,7 +79,7 @@ def save_checkpoint(out: str | Path, step: int, state: dict, keep: int = 2, best
     metadata = {"format": "lzn_nb checkpoint 1", "state": text, "sha256": checksum(tensors, text)}
     write_atomically(path, lambda temporary: temporary.write_bytes(serialize(tensors, metadata)))
     for old in checkpoint_paths(out)[:-keep]:
-        if int(old.stem) != best: old.unlink(missing_ok=True)
+        if int(old.stem) not in (best, step): old.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/06c_checkpoints.ipynb #6b94ac9b
@@ -92,7 +94,11 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         raise complain(f"is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
     if metadata.get("format") != "lzn_nb checkpoint 1" or not {"state", "sha256"} <= metadata.keys(): raise complain("is a safetensors file of another kind")
     if checksum(tensors, metadata["state"]) != metadata["sha256"]: raise complain("is damaged (its checksum does not fit)")
-    return unpack({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(metadata["state"]))
+    try: state = unpack({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(metadata["state"]))
+    except (KeyError, ValueError, RecursionError) as error: raise complain(f"holds no state ({type(error).__name__}: {str(error)[:80]})") from error
+    if not isinstance(state, dict): raise complain(f"holds no state, but {type(state).__name__}")
+    if (number := state.get("step")) is not None and Path(path).stem.isdigit() and number != int(Path(path).stem): raise complain(f"holds the state of update {number}")
+    return state
 
 # %% ../nbs/06c_checkpoints.ipynb #afd3b6cb
 def load_checkpoint(out: str | Path, device: torch.device | str = "cpu", step: int | None = None) -> dict | None:
@@ -105,9 +111,9 @@ def load_checkpoint(out: str | Path, device: torch.device | str = "cpu", step: i
     if not there: return None
     asked = there[max(there) if step is None else step]
     try: return read_checkpoint(asked, device)
-    except ValueError as error:
-        good = next((path.name for path in reversed(there.values()) if path != asked and is_sound(path)), None)
-        raise ValueError(f"{error}; {f'{good} is sound: remove {asked.name} to go on from it' if good else 'no other is sound: remove it to start anew'}") from error
+    except (ValueError, OSError) as error:
+        good = sound_beside(out, asked)
+        raise (OSError if isinstance(error, OSError) else ValueError)(f"{error}; {f'{good} is sound: remove {asked.name} to go on from it' if good else 'no other is sound: remove it to start anew'}") from error
 
 
 def is_sound(path: Path) -> bool:
@@ -115,3 +121,18 @@ def is_sound(path: Path) -> bool:
     try: read_checkpoint(path)
     except (ValueError, OSError): return False
     return True
+
+# %% ../nbs/06c_checkpoints.ipynb #f2ebfddb
+def sound_beside(out: str | Path, asked: Path) -> str | None:
+    "Name of the newest whole checkpoint of a run other than `asked`, if there is any."
+    return next((path.name for path in reversed(checkpoint_paths(out)) if path != asked and is_sound(path)), None)
+
+
+@contextlib.contextmanager
+def naming_checkpoint(out: str | Path, step: int | None = None) -> Iterator[None]:
+    "Add to a `ValueError` which checkpoint of a run it is about, the newest or that of update `step`, and the newest whole one beside it."
+    try: yield
+    except ValueError as error:
+        asked = next(path for path in reversed(checkpoint_paths(out)) if step in (None, int(path.stem)))
+        good = sound_beside(out, asked)
+        raise ValueError(f"{error}; it is {asked}{f', beside it {good} is whole' if good else ''}") from error

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
-           'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course', 'plan_ahead',
-           'Posterior', 'Block', 'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow', 'meetings',
-           'retrace', 'keeps_tables', 'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size', 'free_memory',
-           'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
+           'without_autocast', 'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course',
+           'plan_ahead', 'Posterior', 'Block', 'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow',
+           'meetings', 'retrace', 'keeps_tables', 'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size',
+           'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,11 @@ def time_nodes(
 def in_float64(x: Tensor) -> Tensor:
     "`x` in float64; from MPS, which has none, it moves to the CPU."
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    "Where float32 stays float32, also in a run with mixed precision."
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()
 
 
 def half_square_distances(
@@ -377,7 +383,7 @@ class Walk(torch.autograd.Function):
         r, n = len(kept) // 3, len(anchors)
         states, slopes, tables = kept[:r], kept[2 * r - 1:r - 1:-1], kept[2 * r:]
         if ctx.own is not None and half_squares is None and tables[0] is None: half_squares = ctx.distances().to(anchors)
-        with torch.autocast(anchors.device.type, enabled=False):  # float32 stays float32 in a run with mixed precision
+        with without_autocast(anchors.device):
             block = Adjoint(*with_guests(anchors, log_weights, guests), len(kept[0]), ctx.own, half_squares)
             by_state, by_past = retrace(block, ctx.course, states, slopes, tables, ctx.past, ctx.target, g, g_slope, g_log_prob)
             by_anchors = block.by_anchors()

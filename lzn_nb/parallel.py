@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rank_and_world', 'share', 'own_rows', 'drawn_rows', 'GatherRows', 'pass_on', 'RingRows', 'gather_rows', 'mean_weight',
-           'largest_of_ranks', 'in_pieces', 'check_norms', 'zones_of_batch']
+           'largest_of_ranks', 'of_first_rank', 'sum_of_ranks', 'in_pieces', 'check_norms', 'zones_of_batch']
 
 # %% ../nbs/06a_parallel.ipynb #d8147c25
 from typing import Callable
@@ -118,6 +118,21 @@ def largest_of_ranks(value: int, device: torch.device | str = "cpu") -> int:
     found = torch.tensor(value, device=device)
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
+
+
+def of_first_rank(value: float, device: torch.device | str = "cpu") -> float:
+    "The `value` of the first rank, which decides for all; every rank has to take part."
+    if rank_and_world()[1] == 1: return value
+    found = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(found, 0)
+    return float(found)
+
+
+def sum_of_ranks(x: Tensor) -> Tensor:
+    "The sum of a scalar over ranks, left on its device; every rank has to take part."
+    found = x.clone()
+    if rank_and_world()[1] > 1: dist.all_reduce(found)
+    return found
 
 # %% ../nbs/06a_parallel.ipynb #4e2c9dbb
 def in_pieces(network: Callable[..., Tensor], size: int | None, *batch: Tensor) -> Tensor:

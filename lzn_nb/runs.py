@@ -4,10 +4,12 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'write_atomically', 'sync_folder', 'append_line', 'write_metrics', 'read_metrics', 'final_figures',
-           'Diary', 'open_run', 'read_settings', 'check_unchanged', 'holds_run', 'make_folder', 'git_revision',
-           'cpu_name', 'describe_machine', 'note_sitting', 'find_runs', 'shorten', 'summarize', 'compare_runs']
+           'Diary', 'open_run', 'read_settings', 'check_unchanged', 'refuse_foreign', 'holds_run', 'make_folder',
+           'git_revision', 'cpu_name', 'describe_machine', 'read_sittings', 'note_sitting', 'find_runs', 'shorten',
+           'summarize', 'compare_runs']
 
 # %% ../nbs/06b_runs.ipynb #cbb2a9a7
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -112,7 +114,8 @@ def open_run(out: str | Path, settings: dict, *, resume: bool = False, defaults:
     """
     out = make_folder(Path(out))
     settings, file = json.loads(json.dumps(settings)), out / "config.json"
-    if holds_run(out):
+    if not holds_run(out): refuse_foreign(out, settings)
+    else:
         if not resume: raise ValueError(f"out: {out} already holds a run; resume it (resume=True, --resume), or choose another folder")
         check_unchanged(out, json.loads(json.dumps(defaults or {})) | (read_settings(out) if file.exists() else {}), settings, free)
     write_atomically(file, lambda temporary: temporary.write_text(json.dumps(settings, indent=2) + "\n"))
@@ -132,6 +135,13 @@ def check_unchanged(out: Path, before: dict, now: dict, free: Collection[str] = 
     "`ValueError` naming the settings, but for those in `free`, that are others now than `before`."
     changed = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in sorted({*before, *now} - {*free}) if before.get(key) != now.get(key)]
     if changed: raise ValueError(f"out: {out} was begun with other settings: {', '.join(changed)}")
+
+# %% ../nbs/06b_runs.ipynb #a356f618
+def refuse_foreign(out: Path, settings: dict) -> None:
+    "`ValueError` if the folder of a new run holds files of its names that no run has written."
+    file = out / "config.json"
+    if (out / "report.html").exists() or file.exists() and not settings.keys() & read_settings(out).keys():
+        raise ValueError(f"out: {out} holds a {'report.html' if (out / 'report.html').exists() else 'config.json'} that is of no run, wanted a folder of its own")
 
 
 def holds_run(out: Path) -> bool:
@@ -176,6 +186,14 @@ def describe_machine(device: torch.device | str = "cpu") -> dict:
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}, "cuda": torch.version.cuda,
             "revision": git_revision(Path(__file__).parent if "__file__" in globals() else Path.cwd()), "system": platform.system(),
             "device": str(device), "hardware": name, "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+
+# %% ../nbs/06b_runs.ipynb #c8737bf3
+def read_sittings(out: str | Path) -> list[dict]:
+    "The lines of `environment.jsonl`, oldest first; those that are none are left out."
+    file, found = Path(out) / "environment.jsonl", []
+    for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
+        with contextlib.suppress(ValueError, RecursionError): found.append(json.loads(line))
+    return [sitting for sitting in found if isinstance(sitting, dict)]
 
 
 def note_sitting(out: str | Path, **more) -> None:

@@ -6,10 +6,11 @@
 __all__ = ['LEAST', 'CHOICES', 'ADVICE', 'HELD', 'FREE', 'fits', 'check_settings', 'TrainConfig', 'get_preset', 'explain_fields',
            'Component', 'rate_factor', 'ema_decay', 'Average', 'own_shard', 'unsharded', 'sharded_like', 'pick_device',
            'make_accelerator', 'leave_group', 'pick_tracker', 'step_generator', 'seed_everything', 'randomness_kept',
-           'TrainState', 'Remembering', 'SavedState', 'does_not_fit', 'load_weights', 'BatchLosses', 'Wrapped',
-           'WithGradient', 'Trainer', 'clip_gradients', 'not_finite', 'check_streak', 'run_update', 'diagnosis',
-           'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory', 'is_due', 'tell', 'after_update', 'alone_in',
-           'defaults_of', 'settings_of', 'go_on', 'train', 'open_sitting', 'finish', 'catch_up', 'plan_run']
+           'TrainState', 'Budgeted', 'Remembering', 'CheckedState', 'SavedState', 'does_not_fit', 'load_weights',
+           'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients', 'not_finite', 'check_streak',
+           'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory', 'is_due', 'tell',
+           'after_update', 'alone_in', 'defaults_of', 'settings_of', 'go_on', 'train', 'open_sitting', 'finish',
+           'catch_up', 'Tally', 'plan_size', 'plan_run', 'timed_update', 'in_words']
 
 # %% ../nbs/07_training.ipynb #1f1ed5ed
 import atexit
@@ -25,6 +26,7 @@ import signal
 import threading
 import time
 import warnings
+import weakref
 from itertools import islice
 from pathlib import Path
 from typing import Callable, Iterator, get_args, get_origin
@@ -32,11 +34,13 @@ from typing import Callable, Iterator, get_args, get_origin
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from tqdm.auto import tqdm
 
-from .checkpoints import load_checkpoint, save_checkpoint
-from .parallel import largest_of_ranks, mean_weight, rank_and_world
-from .runs import Diary, check_unchanged, make_folder, note_sitting, shorten
+from .checkpoints import checkpoint_paths, load_checkpoint, naming_checkpoint, save_checkpoint
+from .parallel import largest_of_ranks, mean_weight, of_first_rank, rank_and_world, sum_of_ranks
+from .runs import Diary, check_unchanged, make_folder, note_sitting, shorten, write_metrics
 from .zones import NotFinite
 
 # %% ../nbs/07_training.ipynb #4caf9e16
@@ -56,7 +60,7 @@ def check_settings(config: "TrainConfig") -> None:
     "`ValueError` naming the first field that is of another type, or out of its range."
     for field in dataclasses.fields(config):
         if not fits(value := getattr(config, field.name), field.type):
-            raise ValueError(f"{field.name}: got {value!r}, wanted {getattr(field.type, '__name__', field.type)}" + ("" if field.default is dataclasses.MISSING else f", such as {field.default!r}"))
+            raise ValueError(f"{field.name}: got {value!r}, wanted {field.type if get_origin(field.type) else field.type.__name__}" + ("" if field.default is dataclasses.MISSING else f", such as {field.default!r}"))
     for name, least in LEAST.items():
         if getattr(config, name) < least: raise ValueError(f"{name}: got {getattr(config, name)}, wanted at least {least}")
     for name, choices in CHOICES.items():
@@ -193,10 +197,12 @@ def pick_device(name: str | None = None) -> torch.device:
 # %% ../nbs/07_training.ipynb #7d452edc
 def make_accelerator(config: TrainConfig, device: torch.device):
     "Accelerate's `Accelerator` for these settings on this kind of device; `ValueError` for a precision that it cannot have, or an unknown tracker."
-    from accelerate import Accelerator, InitProcessGroupKwargs
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.utils import GradientAccumulationPlugin
     from accelerate.state import AcceleratorState
     from datetime import timedelta
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")  # of 1×1 convolutions on several ranks
+    buckets = DistributedDataParallelKwargs(find_unused_parameters=True)  # else they are packed anew after the first update of a sitting: sums in another order
     launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if launched not in ("no", config.precision):
         raise ValueError(f"precision: got {config.precision!r}, but accelerate launch says {launched!r}; wanted the same (--set precision={launched})")
@@ -205,9 +211,10 @@ def make_accelerator(config: TrainConfig, device: torch.device):
     if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)
     atexit.register(leave_group)
     return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, log_with=pick_tracker(config.track), project_dir=".",
-                       kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))])
+                       kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6)), buckets],
+                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # we do that, whatever the environment says
 
-
+# %% ../nbs/07_training.ipynb #2499adba
 def leave_group() -> None:
     "Let go of the other processes, however this one ends: the threads that listen to them must not outlive Python."
     if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
@@ -217,7 +224,7 @@ def pick_tracker(name: str) -> str | None:
     "The tracker asked for; `ValueError` for one that is not installed."
     from accelerate.tracking import get_available_trackers
     here = [str(tracker) for tracker in get_available_trackers()]
-    if name and name not in here: raise ValueError(f"track: got {name!r}, wanted one of those installed here: {here or 'none'}")
+    if name and name not in here: raise ValueError(f"track: got {name!r}, wanted one of those installed here: {here or 'none'} (others: pip install wandb, tensorboard, …)")
     return name or None
 
 # %% ../nbs/07_training.ipynb #a54f228a
@@ -226,9 +233,9 @@ def step_generator(seed: int, step: int, device: torch.device | str = "cpu") -> 
     return torch.Generator(device).manual_seed((seed * 1_000_003 + step) % 2**63)
 
 
-def seed_everything(seed: int, step: int, rank: int = 0) -> None:
-    "Set the global generators of PyTorch, NumPy and Python, from which dropout and other people's code draw, for update `step` of `rank`."
-    number = (~(seed * 1_000_003 + step) + 0x9E3779B1 * rank) & 0xFFFFFFFF  # other numbers than the step's generator, and others on every rank
+def seed_everything(seed: int, step: int, rank: int = 0, use: int = 0) -> None:
+    "Set the global generators of PyTorch, NumPy and Python, from which dropout and other people's code draw, for update `step` of `rank` (`use` 0), its batch (1) or the evaluation after it (2)."
+    number = (~(seed * 1_000_003 + step) + 0x9E3779B1 * rank + 0x85EBCA6B * use) & 0xFFFFFFFF  # other numbers than the step's generator, and others on every rank
     torch.manual_seed(number); np.random.seed(number); random.seed(number)
 
 
@@ -252,12 +259,29 @@ class TrainState:
         self.unlogged = {}  # figures of the last update while its evaluation and its line are due
         self.device = next(network.parameters()).device
         self.average = Average(network, config.ema)
-        groups = [{"params": list(part.module.parameters()), "lr": part.rate, "name": name} for name, part in components.items()]
-        self.optimizer = torch.optim.Adam(groups, fused=True)
         self.skipped = torch.zeros(2, dtype=torch.long, device=self.device)  # updates left out: in all, and in a row
+        self.optimizer = torch.optim.Adam([{"params": [], "lr": 0.0}], fused=True)  # gets its parameters when they are let go
+
+# %% ../nbs/07_training.ipynb #8a63fb04
+class Budgeted(TrainState):
+    "A state whose components train until their budgets end."
+    def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component]):
+        super().__init__(network, config, components)
+        self.thaw()
+
+    def thaw(self) -> None:
+        "Let all components train, with an optimizer that remembers nothing."
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+        for name, part in self.components.items():
+            part.module.requires_grad_(True)
+            self.optimizer.add_param_group({"params": list(part.module.parameters()), "lr": part.rate, "name": name})
 
     def freeze_finished(self) -> bool:
-        "Freeze the components whose budget is used up, and let the optimizer forget them; whether there were any."
+        "Freeze the components whose budget is used up, and let the optimizer forget them; whether there were any new ones."
+        for part in self.components.values():
+            for module in part.module.modules():
+                if not part.trains(self.step) and getattr(module, "track_running_stats", False): module.eval()  # statistics of batches come to rest, too
         done = [group for group in self.optimizer.param_groups if not self.components[group["name"]].trains(self.step)]
         for group in done:
             for parameter in group["params"]:
@@ -267,12 +291,13 @@ class TrainState:
         return bool(done)
 
 # %% ../nbs/07_training.ipynb #d1646a40
-class Remembering(TrainState):
+class Remembering(Budgeted):
     "A state whose optimizer's memory goes by the names of parameters."
     def remember(self, memory: dict[str, dict[str, Tensor]]) -> None:
-        "Give the optimizer its `memory` of each parameter back, in the parameter's shards."
+        "Give the optimizer its `memory` of each parameter that it trains back, in the parameter's shards."
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         for name, parameter in self.network.named_parameters():
-            if name in memory: self.optimizer.state[parameter] = {key: sharded_like(value, parameter) for key, value in memory[name].items()}
+            if name in memory and id(parameter) in trained: self.optimizer.state[parameter] = {key: sharded_like(value, parameter) for key, value in memory[name].items()}
 
     def shard(self) -> None:
         "Keep average and memory in the shards which the network has been cut into."
@@ -285,8 +310,29 @@ class Remembering(TrainState):
         for average, shard in zip(self.average.module.parameters(), self.average.shards or []): average.data.copy_(unsharded(shard))
         return self.average.module
 
+# %% ../nbs/07_training.ipynb #1cd40ba5
+class CheckedState(Remembering):
+    "A state that looks at what it is to go on from: a checksum says that a file is whole, and not that it is of this network."
+    def check_state(self, state: dict) -> None:
+        "`ValueError` or `KeyError` naming what is not as this trainer would have saved it."
+        kinds = {"step": int, "seconds": float, "best": dict | None, "unlogged": dict, "network": dict, "average": dict, "optimizer": dict}
+        for name, kind in kinds.items():
+            if not fits(value := state.get(name, {}) if name == "unlogged" else state[name], kind): raise ValueError(f"{name} is {str(value)[:40]!r}")
+        if not 0 <= state["step"] <= self.config.steps: raise ValueError(f"it is of update {state['step']} of {self.config.steps}")
+        parameters, weights = dict(self.network.named_parameters()), self.network.state_dict()
+        for part in (state["network"], state["average"]):
+            if odd := [name for name, value in part.items() if name in weights and value.dtype != weights[name].dtype]: raise ValueError(f"{odd[0]} is of {part[odd[0]].dtype}")
+        for name, memory in state["optimizer"].items(): self.check_memory(name, parameters[name], memory)
+        if state["step"] and not state["optimizer"]: raise ValueError("the optimizer remembers nothing")
+
+    def check_memory(self, name: str, parameter: Tensor, memory: dict[str, Tensor]) -> None:
+        "`ValueError` for a memory that Adam cannot have of `parameter`: it would read and write beside it."
+        wanted = {"step": ((), torch.float32), "exp_avg": (parameter.shape, parameter.dtype), "exp_avg_sq": (parameter.shape, parameter.dtype)}
+        if {key: (tuple(value.shape), value.dtype) for key, value in memory.items()} != wanted:
+            raise ValueError(f"what the optimizer remembers of {name} does not belong to it")
+
 # %% ../nbs/07_training.ipynb #07a6304e
-class SavedState(Remembering):
+class SavedState(CheckedState):
     "A state that can be written to a file and read from it."
     def state_dict(self) -> dict:
         "Tensors and plain values: all that has to be known to go on."
@@ -302,8 +348,10 @@ class SavedState(Remembering):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict) -> None:
-        "Go on from `state`; `ValueError` if it is that of another network."
+        "Go on from `state`; `ValueError` if it is that of another network, or none."
         try:
+            self.check_state(state)
+            self.thaw()
             for network, weights in ((self.network, state["network"]), (self.average.module, state["average"])): network.load_state_dict(weights)
             for counter, name in ((self.average.updates, "updates"), (self.skipped, "skipped")): counter.copy_(state[name])
             self.step, self.seconds, self.best, self.unlogged = state["step"], state["seconds"], state["best"], state.get("unlogged", {})
@@ -315,14 +363,14 @@ class SavedState(Remembering):
 # %% ../nbs/07_training.ipynb #33e93bc0
 def does_not_fit(error: Exception) -> ValueError:
     "What to say of a checkpoint that a network cannot take: the settings agree, so the code must have changed."
-    first, *more = str(error).strip().splitlines()
+    first, *more = (f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)).strip().splitlines()
     return ValueError(f"checkpoint: does not fit this network ({more[0].strip() if more and first.startswith('Error(s)') else first}), wanted one of the same settings and version")
 
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     "Put the `weights` of a checkpoint into a network; `ValueError` if they do not fit."
     try: network.load_state_dict(weights)
-    except (RuntimeError, AttributeError, TypeError) as error: raise does_not_fit(error) from error
+    except (RuntimeError, AttributeError, TypeError, KeyError) as error: raise does_not_fit(error) from error
 
 # %% ../nbs/07_training.ipynb #b571cc20
 class BatchLosses(nn.Module):
@@ -330,13 +378,14 @@ class BatchLosses(nn.Module):
     def __init__(self, network: nn.Module, losses: Callable[..., dict[str, Tensor]]):
         super().__init__()
         self.network, self.losses = network, losses
+        self.idle = nn.Parameter(torch.zeros(1))  # PyTorch looks for parameters without a gradient, and would complain if it found none
 
     def forward(self, *batch, generator: torch.Generator) -> dict[str, Tensor]:
         losses = self.losses(self.network, *batch, generator)
         if not isinstance(losses, dict) or "loss" not in losses: raise ValueError(f"losses: got {list(losses) if isinstance(losses, dict) else type(losses).__name__}, wanted a dictionary with \"loss\" in it")
         if odd := [name for name, value in losses.items() if not isinstance(value, Tensor) or value.ndim]: raise ValueError(f"losses: {odd[0]!r} is no scalar tensor")
         if not losses["loss"].requires_grad: raise ValueError("losses: \"loss\" has no gradient, wanted one that depends on the trained parameters")
-        return losses | {"loss": losses["loss"] * (1 + 0 * losses["loss"].detach())}
+        return {name: value if name == "loss" else value.detach() for name, value in losses.items()}
 
 # %% ../nbs/07_training.ipynb #e098874a
 class Wrapped(SavedState):
@@ -344,14 +393,13 @@ class Wrapped(SavedState):
     def __init__(self, network: nn.Module, config: TrainConfig, components: dict[str, Component], device: torch.device | None = None):
         self.accelerator = make_accelerator(config, device or next(network.parameters()).device)
         network.requires_grad_(False)  # what belongs to no component is not trained
-        for part in components.values(): part.module.requires_grad_(True)
         super().__init__(network.to(self.accelerator.device), config, components)
 
     def begin(self, losses: Callable[..., dict[str, Tensor]]) -> None:
         "Get ready for updates down `losses(network, *batch, generator)[\"loss\"]`."
-        self.freeze_finished()
         self.losses = losses
         self.network.train()
+        self.freeze_finished()
         if self.config.channels_last: self.network.to(memory_format=torch.channels_last)
         if self.config.compile:
             for part in self.components.values(): part.module.compile()
@@ -379,6 +427,8 @@ class WithGradient(Wrapped):
                 losses = self.wrapped(*batch, generator=generator)
                 self.accelerator.backward(weight * losses["loss"])
             for name, value in losses.items(): found[name] = found.get(name, 0) + weight * value.detach()
+        spoil = 0 * sum_of_ranks(found["loss"])  # NaN if any rank's loss is not finite, also where its derivative does not show it
+        for parameter in [p for p in self.network.parameters() if p.grad is not None][:1]: own_shard(parameter.grad).add_(spoil)
         return found
 
 # %% ../nbs/07_training.ipynb #d2c29658
@@ -458,14 +508,23 @@ class Terminated(SystemExit):
     "Training has ended because of SIGTERM; everything is saved."
     def __init__(self): super().__init__(128 + signal.SIGTERM)
 
-
+# %% ../nbs/07_training.ipynb #3ef933cf
 class StopRequest:
     "Notes SIGINT and SIGTERM while it is open, instead of letting them act; a second Ctrl-C acts."
-    def __init__(self): self.number, self.before = 0, {}
+    def __init__(self): self.number, self.before, self.urgent = 0, {}, False
 
     def note(self, number: int, frame) -> None:
-        if self.number == number == signal.SIGINT: raise KeyboardInterrupt
+        if self.urgent or self.number == number == signal.SIGINT: raise (KeyboardInterrupt if number == signal.SIGINT else Terminated)
         self.number = number
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        "Where everything is saved: signals act, and with them one that has come already."
+        self.urgent = True
+        try:
+            if self.number: self.note(self.number, None)
+            yield
+        finally: self.urgent = False
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():  # others cannot hear signals
@@ -512,18 +571,19 @@ class Keeper(Scribe):
     "What a run leaves in its folder: figures, and checkpoints that know its `settings`."
     def __init__(self, trainer: Trainer, out: Path, settings: dict):
         super().__init__(trainer, out)
-        self.settings = settings
+        self.settings, self.best = settings, trainer.best  # the best one that has been saved
 
-    def save(self) -> None:
+    def save(self, again: bool = False) -> None:
         "Write a checkpoint, unless this update has one; a warning if there is no room for it."
-        if self.saved == self.trainer.step or not self.trainer.whole: return
+        if self.saved == self.trainer.step and not again or not self.trainer.whole: return
         self.clock()
         state, best = self.trainer.state_dict() | {"settings": self.settings}, (self.trainer.best or {}).get("step")
         try: self.main and save_checkpoint(self.out, self.trainer.step, state, self.trainer.config.keep, best)
         except OSError as error:
+            self.trainer.best = self.best
             return warnings.warn(f"checkpoint: cannot write that of update {self.trainer.step} to {self.out} ({error.strerror}); "
                                  f"training goes on, the newest one is that of update {self.saved}")
-        self.saved = self.trainer.step
+        self.saved, self.best = self.trainer.step, self.trainer.best
 
 # %% ../nbs/07_training.ipynb #a94d0568
 def peak_memory(device: torch.device) -> float:
@@ -540,8 +600,11 @@ def is_due(trainer: Trainer, every: int) -> bool:
 
 def tell(trainer: Trainer, keeper: Keeper, evaluate: Callable | None, bar: tqdm) -> bool:
     "Evaluate if it is due, then log and show the figures of the last update; whether it is the best one so far."
-    more = evaluate(trainer.averaged().eval()) if evaluate and is_due(trainer, trainer.config.eval_every) else {}
-    score = more.get("score", math.nan)
+    more = {}
+    if evaluate and is_due(trainer, trainer.config.eval_every):
+        seed_everything(keeper.settings["seed"], trainer.step, rank_and_world()[0], use=2)
+        more = {name: float(value) for name, value in evaluate(trainer.averaged().eval()).items()}
+    score = of_first_rank(more.get("score", math.nan), trainer.device)  # all have to take part in saving, or none
     better = math.isfinite(score) and (trainer.best is None or score > trainer.best["score"])
     if better: trainer.best = {"step": trainer.step, "score": score}
     line, evaluations = keeper.log(trainer.unlogged | {f"valid_{name}": value for name, value in more.items()}), trainer.step * trainer.config.evaluations
@@ -551,7 +614,7 @@ def tell(trainer: Trainer, keeper: Keeper, evaluate: Callable | None, bar: tqdm)
     bar.set_postfix(shown | {name: f"{value:.3g}" for name, value in line.items() if name not in hidden}, refresh=False)
     return better
 
-
+# %% ../nbs/07_training.ipynb #01798c53
 def after_update(trainer: Trainer, keeper: Keeper, figures: dict[str, Tensor], batch: tuple, evaluate: Callable | None, bar: tqdm) -> bool:
     "Evaluate, log, show and save what is due after an update; whether figures were looked at."
     config, better, looked = trainer.config, False, trainer.device.type == "cpu"
@@ -598,20 +661,24 @@ def settings_of(config: TrainConfig, seed: int) -> dict:
 
 
 def go_on(trainer: Trainer, out: Path, seed: int) -> Keeper:
-    "Load the newest checkpoint in `out`, if there is one; `ValueError` if it was made with other settings."
-    settings = settings_of(trainer.config, seed)
-    if state := load_checkpoint(out, trainer.device):
-        check_unchanged(out, defaults_of(type(trainer.config)) | state.get("settings", settings), settings, FREE)
-        trainer.load_state_dict(state)
+    "Load the newest checkpoint in `out`, if there is one; `ValueError` if it was made with other settings, or for another network."
+    settings, there = settings_of(trainer.config, seed), checkpoint_paths(out)
+    newest = int(of_first_rank(int(there[-1].stem) if there else -1, trainer.device))  # what others see of a disk may be older
+    if newest >= 0:
+        state = load_checkpoint(out, trainer.device, newest)
+        before = state.get("settings", settings)
+        with naming_checkpoint(out, newest):
+            check_unchanged(out, defaults_of(type(trainer.config)) | (before if isinstance(before, dict) else {}), settings, FREE)
+            trainer.load_state_dict(state)
     return Keeper(trainer, out, settings)
 
 # %% ../nbs/07_training.ipynb #851f35cf
 def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], out: str | Path, *, seed: int,
-          progress: bool = True, evaluate: Callable[[nn.Module], dict[str, float]] | None = None) -> nn.Module:
+          progress: bool = True, evaluate: Callable[[nn.Module], dict[str, float]] | None = None, final: Callable[[nn.Module], dict] | None = None) -> nn.Module:
     """Update until `config.steps`, from the newest checkpoint in `out` on; returns the averaged network, ready to use.
 
     `losses(network, *batch, generator)` gives named scalars, among them "loss"; `stream(k)` gives this rank's share of batch number k = 0, 1, … and of
-    those after it (of the parts of batches, if they are accumulated). `evaluate(network)` gives figures, "score" (larger is better) decides which checkpoint is the best.
+    those after it (of the parts of batches, if they are accumulated). `evaluate(network)` gives figures, "score" (larger is better) decides which checkpoint is the best; `final(network)` gives those that end the run.
     `FloatingPointError` when `max_skipped` updates in a row are not finite; `KeyboardInterrupt` and `Terminated` after all is saved; `ValueError` for a run of other settings; `OSError` without room for the last checkpoint.
     """
     config, out = trainer.config, make_folder(Path(out))
@@ -622,8 +689,10 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
         bar = tqdm(total=config.steps, initial=trainer.step, disable=not (progress and keeper.main), unit="update")
         try:
             if trainer.unlogged: catch_up(trainer, keeper, evaluate, bar)
+            stop.check(trainer, True)
             parts = stream(trainer.step * config.accumulate) if trainer.step < config.steps else iter(())
             while trainer.step < config.steps:
+                seed_everything(seed, trainer.step, rank_and_world()[0], use=1)
                 batches = list(islice(parts, config.accumulate))
                 if len(batches) < config.accumulate: raise ValueError(f"stream: ended after {trainer.step} updates, wanted batches for {config.steps}")
                 looked = after_update(trainer, keeper, run_update(trainer, batches, seed), batches[0], evaluate, bar)
@@ -632,8 +701,7 @@ def train(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Ca
             if not trainer.average.shards or isinstance(error, (KeyboardInterrupt, Terminated)): keeper.save()  # shards want all ranks, and one may be gone
             raise
         finally: bar.close()
-    finish(trainer, keeper)
-    return trainer.averaged().eval()
+        with stop.at_once(): return finish(trainer, keeper, final)
 
 # %% ../nbs/07_training.ipynb #8e87908b
 def open_sitting(trainer: Trainer, keeper: Keeper, seed: int) -> None:
@@ -647,36 +715,96 @@ def open_sitting(trainer: Trainer, keeper: Keeper, seed: int) -> None:
         trainer.accelerator.init_trackers("lzn", {k: v for k, v in dataclasses.asdict(trainer.config).items() if isinstance(v, (int, float, str))},
                                           init_kwargs={"wandb": {"dir": str(out), "name": out.name}})
 
-
-def finish(trainer: Trainer, keeper: Keeper) -> None:
-    "Write what is still waiting, and close trackers; `OSError` if there was no room for the last checkpoint."
-    keeper.diary.flush()
-    for tracker in trainer.accelerator.trackers: tracker.finish()
-    if keeper.saved < trainer.step:
-        raise OSError(f"checkpoint: no room in {keeper.out} for the last one, that of update {trainer.step}; make some and resume from update {keeper.saved} (until then, the trainer holds the network)")
+# %% ../nbs/07_training.ipynb #97b44273
+def finish(trainer: Trainer, keeper: Keeper, final: Callable[[nn.Module], dict] | None) -> nn.Module:
+    "Write what is still waiting and the `final` figures; the averaged network. `OSError` if there was no room for the last checkpoint."
+    network, began = trainer.averaged().eval(), time.perf_counter()
+    try:
+        keeper.diary.flush()
+        if keeper.saved < trainer.step:
+            raise OSError(f"checkpoint: no room in {keeper.out} for the last one, that of update {trainer.step}; make some and resume from update {keeper.saved} (until then, the trainer holds the network)")
+        if final and keeper.main:
+            figures = final(network)
+            write_metrics(keeper.out, final=True, step=trainer.step, **figures, wall_seconds=round(trainer.seconds + time.perf_counter() - began, 1))
+            trainer.accelerator.log({f"final_{name}": value for name, value in figures.items() if isinstance(value, (int, float))}, step=trainer.step)
+    finally:
+        for tracker in trainer.accelerator.trackers: tracker.finish()
+    return network
 
 
 def catch_up(trainer: Trainer, keeper: Keeper, evaluate: Callable | None, bar: tqdm) -> None:
     "Evaluate and log the update of the checkpoint, which was not done when it was written, and write it again."
     tell(trainer, keeper, evaluate, bar)
-    keeper.saved = -1
-    keeper.save()
+    keeper.save(again=True)
+
+# %% ../nbs/07_training.ipynb #731d7377
+class Tally(TorchDispatchMode):
+    "Adds up the bytes of the tensors that have been made and are still there; `most` is the largest sum."
+    def __init__(self):
+        super().__init__()
+        self.now = self.most = 0
+        self.known = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and id(memory := x.untyped_storage()) not in self.known: self.add(memory)
+        return out
+
+    def add(self, memory: torch.UntypedStorage) -> None:
+        self.known.add(id(memory))
+        self.now += memory.nbytes()
+        self.most = max(self.most, self.now)
+        weakref.finalize(memory, self.take_away, id(memory), memory.nbytes())
+
+    def take_away(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.now -= size
+
+# %% ../nbs/07_training.ipynb #48aaad4f
+def plan_size(config: TrainConfig, make: Callable[[], tuple], losses: Callable[..., dict[str, Tensor]], ranks: int = 1) -> dict[str, float]:
+    """How large a run would be, on each of `ranks`, before anything is computed; memory in MB.
+
+    `make()` gives a network, its components and a batch. They are made without numbers, and so are the losses, which must not look at any, nor put tensors elsewhere than where the batch is.
+    """
+    with torch.device("meta"), Tally() as tally:
+        network, components, batch = make()
+        network.requires_grad_(True)
+        before = tally.now
+        kept = losses(network, *batch, torch.Generator())
+    sizes = {f"parameters of {name}": sum(p.numel() for p in part.module.parameters()) for name, part in components.items()}
+    numbers, activations = sum(sizes.values()), tally.most - before if kept["loss"].requires_grad else 0
+    return sizes | {"updates": config.steps, "samples an update": config.batch, "ranks": ranks, "evaluations of zones": config.steps * config.evaluations,
+                    "checkpoints": -(-config.steps // config.save_every), "a checkpoint [MB]": round(4 * 4 * numbers / 1e6, 2),
+                    "weights, gradients, Adam, average [MB]": round(5 * 4 * numbers / 1e6, 2), "activations and zones, estimate [MB]": round(activations / ranks / 1e6, 2)}
 
 # %% ../nbs/07_training.ipynb #669b5c13
-def plan_run(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], *, seed: int = 0, probe: int = 5) -> dict[str, float]:
-    "What a run would need, measured on `probe` updates after a first one, in a trainer that is used up by it: sizes, memory in GB, seconds."
-    config, times = trainer.config, []
+def plan_run(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], *, seed: int = 0, probe: int = 5, progress: bool = False) -> dict[str, float]:
+    "How long a run would take and how much memory it reaches, measured on `probe` updates after a first one, and as many with each component frozen whose budget ends; the trainer is used up by it."
+    config, parts, times = trainer.config, stream(0), {}
+    ends = sorted({0, *(part.budget for part in trainer.components.values() if part.budget and part.budget < config.steps)})
     trainer.begin(losses)
-    parts = stream(0)
-    with randomness_kept(trainer.device):
-        for _ in range(probe + 1):
-            began = time.perf_counter()
-            figures = run_update(trainer, list(islice(parts, config.accumulate)), seed)
-            float(figures["loss"])  # waits for a GPU
-            times.append(time.perf_counter() - began)
-    sizes = {f"parameters of {name}": sum(p.numel() for p in part.module.parameters()) for name, part in trainer.components.items()}
-    update = sorted(times[1:])[probe // 2]
-    return sizes | {"weights, gradients, Adam, average [MB]": round(5 * 4 * sum(sizes.values()) / 1e6, 2), "peak memory [MB]": round(1e3 * peak_memory(trainer.device)),
-                    "updates": config.steps, "samples an update": config.batch, "ranks": rank_and_world()[1], "evaluations of zones": config.steps * config.evaluations,
-                    "first update [s]": round(times[0], 3), "update [s]": round(update, 4), "samples a second": round(config.batch / update, 1),
-                    "training, without evaluations [s]": round(times[0] + update * (config.steps - 1), 1)}
+    with randomness_kept(trainer.device), tqdm(total=len(ends) * (probe + 1), desc="trying updates", disable=not progress) as bar:
+        for end in ends:
+            trainer.step = end
+            times[end] = [timed_update(trainer, parts, seed, bar) for _ in range(probe + 1)]
+    update = {end: sorted(seconds[1:])[probe // 2] for end, seconds in times.items()}
+    training = times[0][0] + sum(update[end] * (stop - end) for end, stop in zip(ends, [*ends[1:], config.steps])) - update[0]
+    later = {f"update from {end + 1:,} on [s]": round(update[end], 4) for end in ends[1:]}
+    return {"first update [s]": round(times[0][0], 3), "update [s]": round(update[0], 4)} | later | {
+        "samples a second": round(config.batch / update[0], 1), "peak memory [MB]": round(1e3 * peak_memory(trainer.device)),
+        "training, without evaluations [s]": round(training, 1), "that is": in_words(training)}
+
+# %% ../nbs/07_training.ipynb #5befde9c
+def timed_update(trainer: Trainer, parts: Iterator, seed: int, bar: tqdm) -> float:
+    "Seconds that an update takes."
+    began = time.perf_counter()
+    float(run_update(trainer, list(islice(parts, trainer.config.accumulate)), seed)["loss"])  # waits for a GPU
+    bar.update()
+    return time.perf_counter() - began
+
+
+def in_words(seconds: float) -> str:
+    "A time in its two largest units."
+    days, hours, minutes = (int(seconds // unit) for unit in (86400, 3600, 60))
+    return f"{days} d {hours % 24} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {seconds % 60:.0f} s"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lzn_nb.flow import (
     Course, Trajectory, block_size, check_count, check_memory, half_square_distances, in_float64, integrate, keeps_tables,
-    make_solver, nearest_distances, posterior_logits, time_from_lam, with_guests,
+    make_solver, nearest_distances, posterior_logits, time_from_lam, with_guests, without_autocast,
 )
 
 # %% ../nbs/01_zones.ipynb #4af7af2a
@@ -54,7 +54,7 @@ def check_anchors(anchors: Tensor, numbers: bool = True) -> Tensor:
     if 0 in anchors.shape: raise ValueError(f"anchors: got shape {list(anchors.shape)}, wanted n ≥ 1 and q ≥ 1")
     if not anchors.is_floating_point(): raise ValueError(f"anchors: got {anchors.dtype}, wanted a floating dtype such as torch.float32")
     if anchors.layout != torch.strided: raise ValueError(f"anchors: got a tensor of layout {anchors.layout}, wanted a dense one")
-    if anchors.is_meta: raise ValueError("anchors: got a tensor on meta, where there are no numbers, wanted another device")
+    if anchors.is_meta and numbers: raise ValueError("anchors: got a tensor on meta, where there are no numbers, wanted another device")
     anchors = anchors.float() if anchors.element_size() < 4 else anchors
     if numbers: check_rows("anchors", anchors)
     return anchors
@@ -328,7 +328,7 @@ def walk_back(samples: Members, noise: Tensor, half_squares: Tensor, exact: bool
 
     `half_squares` `[b,n]` as `half_squares_of(samples, exact)` gives them; they may be computed again on the way back.
     """
-    with torch.autocast(noise.device.type, enabled=False):
+    with without_autocast(noise.device):
         wide, own = noise.dtype == torch.float64, samples.own.to(noise.device)
         course = course_for(noise, samples.zones.solver.inverse_course(samples.nearest(half_squares), samples.spread))
         way = integrate(noise, course, samples.hosts(wide), samples.zones.log_weights.to(noise), own=own, half_squares=half_squares,
@@ -432,10 +432,10 @@ def joined(zones: Scales, z: Tensor, course: Course, ways: list[Trajectory]) -> 
 
 def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> Iterator[tuple[slice, Trajectory]]:
     "The forward flow of latents `[m,q]`, block by block, with the rows of each."
-    with torch.autocast(z.device.type, enabled=False): y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
+    with without_autocast(z.device): y, past = first_step(zones, z, course.lams[0]) if zones.solver.knows_start else (z, None)
     cut = [repeat(None) if x is None else x.split(zones.block, dim) for x, dim in ((y, 0), (past, 1), (target, 0))]
     for rows, *block in zip(in_blocks(len(z), zones.block, progress), *cut):
-        with torch.autocast(z.device.type, enabled=False): way = flow_of_block(zones, course, keep, *block)
+        with without_autocast(z.device): way = flow_of_block(zones, course, keep, *block)
         yield rows, way
 
 # %% ../nbs/01_zones.ipynb #cc186f6b

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import lzn_nb.checkpoints as checkpoints
-from lzn_nb.checkpoints import MARK, checkpoint_paths, load_checkpoint, pack, read_checkpoint, save_checkpoint, unpack
+from lzn_nb.checkpoints import MARK, checkpoint_paths, checksum, load_checkpoint, naming_checkpoint, pack, read_checkpoint, save_checkpoint, unpack
 
 
 def same(a, b) -> bool:
@@ -145,3 +145,18 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path, write):
         try: torch.load(file, weights_only=False)
         except Exception: pass
     assert trap.exists()
+
+
+def test_a_right_checksum_over_something_else(tmp_path):
+    "Whoever makes the checksum right can still not make it a state."
+    save_checkpoint(tmp_path, 1, {"step": 1})
+    for nest in ('{"weights": "tensor:weights"}', "[1, 2]", '"text"', "{", "[" * 100_000):
+        save_file(some := {"x": torch.ones(2)}, tmp_path / "checkpoints" / "00000002.safetensors", {"format": "lzn_nb checkpoint 1", "state": nest, "sha256": checksum(some, nest)})
+        with pytest.raises(ValueError, match="00000002.safetensors holds no state.*00000001.safetensors is sound"): load_checkpoint(tmp_path)
+
+
+def test_what_is_wrong_with_a_whole_checkpoint_names_it(tmp_path):
+    for step in (1, 2, 3): save_checkpoint(tmp_path, step, {"step": step}, keep=9)
+    (tmp_path / "checkpoints" / "00000002.safetensors").write_bytes(b"")
+    for step, words in ((None, "no; it is .*00000003.safetensors, beside it 00000001.safetensors is whole"), (1, "no; it is .*00000001.safetensors, beside it 00000003.safetensors is whole")):
+        with pytest.raises(ValueError, match=words), naming_checkpoint(tmp_path, step): raise ValueError("no")

@@ -175,7 +175,7 @@ def test_bad_requests_are_named_in_one_line_and_leave_nothing(tmp_path, capsys, 
     assert tree(tmp_path) == []
 
 
-@pytest.mark.parametrize("words, said", [([], "required: SCENARIO"), (["paint"], "invalid choice: 'paint'"), (["joint"], "required: --out")])
+@pytest.mark.parametrize("words, said", [([], "required: COMMAND"), (["paint"], "invalid choice: 'paint'"), (["joint"], "required: --out")])
 def test_incomplete_commands(capsys, words, said):
     assert main(words) == 2
     output = capsys.readouterr()
@@ -297,3 +297,38 @@ def alone_in_child(out):
         assert process.stdout.readline() == "held\n"
         try: yield
         finally: process.stdin.close()
+
+
+def test_a_plan_says_how_large_it_is_before_it_tries(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["joint", "--preset", "tiny", "--dry-run", "--quiet", "--set", "budget_decoder=10"]) == 0
+    out = capsys.readouterr().out
+    assert out.index("activations and zones, estimate [MB]") < out.index("first update [s]") and "update from 11 on [s]" in out and not list(tmp_path.iterdir())
+
+    def no_room(*arguments, **options): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(scenario, "plan_run", no_room)
+    assert main(["joint", "--preset", "tiny", "--dry-run"]) == 2
+    told = capsys.readouterr()
+    assert "parameters of encoder" in told.out and told.err.count("\n") == 1 and "Try a smaller batch" in told.err
+
+
+def test_the_size_of_the_published_run_is_known_without_trying(capsys, monkeypatch):
+    "It would need hundreds of gigabytes; to know that takes seconds and next to no memory."
+    def tried(*arguments, **options): raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenario, "joint_trainer", tried)
+    assert main(["joint", "--preset", "paper", "--image-size", "32", "--set", "batch=1000", "--dry-run"]) == 130
+    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:-1])
+    assert float(rows["activations and zones, estimate [MB]"].replace(",", "")) > 50_000 and int(rows["parameters of decoder"].replace(",", "")) > 50_000_000
+
+
+def test_zones_in_a_baseline_without(capsys, tmp_path):
+    assert main(["joint", "--baseline", "rf", "--set", "zones=True", "--out", str(tmp_path / "a")]) == 2
+    assert "--set zones: got it beside --baseline" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_values_that_no_parser_likes(capsys, tmp_path):
+    for text in ("-" * 100_000, "(" * 5000, "1" * 5000):
+        assert main(["joint", "--set", f"steps={text}", "--out", str(tmp_path / "a")]) == 2
+        assert "steps: got" in capsys.readouterr().err

@@ -4,6 +4,8 @@ import pickle
 import struct
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from itertools import islice
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lzn_nb.data import Split, batches, load_data, read_image, stratified_split, to_uint8, to_unit, two_views
+from lzn_nb.data import Split, batches, check_files, load_data, read_image, stratified_split, to_uint8, to_unit, two_views
 
 
 def fingerprint(parts):
@@ -283,7 +285,7 @@ def test_grey_and_colour_follow_the_first(tmp_path):
 
 def test_sixteen_bits_are_refused(tmp_path):
     Image.fromarray(np.full((4, 4), 3000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(OSError, match="deep.png: pixels of mode I;16, wanted 8 bits"):
+    with pytest.raises(OSError, match="deep.png .*pixels of mode I;16, wanted 8 bits"):
         read_image(str(tmp_path / "deep.png"), 1, 4)
 
 
@@ -304,6 +306,64 @@ def test_unreadable_image_is_named(tmp_path, workers):
         everything.tensors()
     with pytest.raises(OSError, match=r"00[45]\.png.*skip_unreadable=True"):
         list(islice(batches(everything, 10, seed=0, workers=workers), 2))
+    with pytest.raises(OSError) as told:
+        list(islice(batches(everything, 10, seed=0, workers=workers), 2))
+    assert str(told.value).startswith("cannot read image") and len(str(told.value)) < 400
+
+
+def test_files_of_all_splits_are_checked_before_they_are_wanted(tmp_path):
+    pictures(tmp_path / "a", 20)
+    data = load_data(f"folder:{tmp_path}")
+    check_files(data), check_files(load_data("digits"))
+    broken = tmp_path / data.test.pixels.paths[-1]
+    broken.write_bytes(b"not an image")
+    with pytest.raises(OSError, match=f"{broken.name}.*put it right"):
+        check_files(data)
+    with pytest.raises(OSError, match=broken.name):
+        check_files(data, limit=2)  # the first and the last of each split
+    (tmp_path / data.test.pixels.paths[1]).write_bytes(b"not an image")
+    picture(broken)
+    check_files(data, limit=2)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_other_colour_spaces(tmp_path, channels):
+    Image.new("LAB", (12, 12), (255, 128, 128)).save(tmp_path / "white.tiff")
+    assert read_image(str(tmp_path / "white.tiff"), channels, 12).min() > 250
+
+
+def test_files_that_are_left_out_are_told(tmp_path):
+    for kind in ("a", "b"):
+        pictures(tmp_path / kind, 10)
+    Image.new("RGB", (12, 12), "red").save(tmp_path / "a" / "moving.gif")
+    (tmp_path / ".hidden").mkdir()
+    for name in (".hidden/x.png", "a/.DS_Store", "a/notes.txt", "cover.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="left out 2 files, no images in a class folder, such as a/notes.txt"):
+        data = load_data(f"folder:{tmp_path}")
+    assert sum(sizes(data)) == 21
+    assert torch.equal(read_image(str(tmp_path / "a" / "moving.gif"), 3, 2)[:, 0, 0], torch.tensor([255, 0, 0], dtype=torch.uint8))
+
+
+def test_batches_are_read_ahead(tmp_path):
+    "While a batch is in use, threads read the next two, and no more; and they stop when nobody wants them."
+    read, split = [], numbered(40, tmp_path)
+    once = type(split.pixels).__getitem__
+
+    class Watched(type(split.pixels)):
+        def __getitem__(self, i):
+            found = once(self, i)
+            read.append((i, threading.current_thread() is threading.main_thread()))
+            return found
+
+    stream = batches(Split(Watched(split.pixels.paths, 1, 1), split.labels), 4, seed=0)
+    for k in (1, 2, 3):
+        next(stream)
+        until = time.monotonic() + 20
+        while len(read) < 4 * (k + 2) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(read) == 4 * (k + 2) and not any(main for _, main in read)
+    stream.close()
 
 
 def test_unreadable_images_are_left_out_on_request(tmp_path):
@@ -358,7 +418,7 @@ def test_two_validation_parts(tmp_path):
 def test_images_beside_class_folders_are_announced(tmp_path):
     pictures(tmp_path / "a", 10)
     picture(tmp_path / "preview.png")
-    with pytest.warns(UserWarning, match="left out 1 images beside the class folders, such as preview.png"):
+    with pytest.warns(UserWarning, match="left out 1 files, no images in a class folder, such as preview.png"):
         assert sum(sizes(load_data(f"folder:{tmp_path}"))) == 10
 
 

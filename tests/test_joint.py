@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -188,3 +189,24 @@ def test_data_too_small_is_refused_before_anything_is_written(tmp_path, per_clas
         for label in ("0", "1"): (tmp_path / "images" / label).rename(tmp_path / "images" / "train" / label)
     with pytest.raises(ValueError, match=message): run_joint(data, "tiny", tmp_path / "out", progress=False, data_options=options, **batch)
     assert not (tmp_path / "out").exists()
+
+
+def test_figures_with_a_number_are_shown_with_it():
+    rows = results_table({"a": [{"frechet_4": 1.0, "frechet_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
+    assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FD, 4 evaluations", "proxy-FD, 30 evaluations"]
+
+
+def test_a_report_says_where_it_comes_from_and_stands_without_curves(run, tmp_path):
+    shutil.copytree(run.out, out := tmp_path / "a")
+    page = (out / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in ("seed", "torch", "revision", "hardware", "ranks", "steps", "latent_dim"))
+    for name in ("metrics.jsonl", "report.html"): (out / name).unlink()  # the figures are lost, the checkpoints are not
+    again = run_joint("digits", "tiny", out, resume=True, progress=False)
+    assert "The figures of the updates are lost" in (out / "report.html").read_text()
+    assert {k: v for k, v in again.figures.items() if k != "wall_seconds"} == {k: v for k, v in run.figures.items() if k != "wall_seconds"}
+
+
+def test_a_checkpoint_of_other_weights_is_named(run, tmp_path):
+    shutil.copytree(run.out, out := tmp_path / "a")
+    (out / "config.json").write_text(json.dumps(json.loads((out / "config.json").read_text()) | {"latent_dim": 9}))
+    with pytest.raises(ValueError, match="does not fit.*00000020.safetensors"): load_joint(out)

@@ -8,7 +8,7 @@ import pytest
 
 import lzn_nb.runs as runs
 from lzn_nb.runs import (Diary, append_line, compare_runs, describe_machine, final_figures, find_runs, git_revision, note_sitting, open_run,
-                         read_metrics, write_atomically, write_metrics)
+                         read_metrics, read_sittings, write_atomically, write_metrics)
 
 
 def steps(out): return [line["step"] for line in read_metrics(out)]
@@ -230,3 +230,25 @@ def test_a_foreign_folder_does_not_hide_the_runs_beside_it(tmp_path, text):
     assert sum(row["state"].startswith("unreadable: config: ") for row in rows) == 1 and len(rows) > 1
     write_metrics(tmp_path / "bad", step=1)
     with pytest.raises(ValueError, match="config: .*config.json"): open_run(tmp_path / "bad", {"steps": 1}, resume=True)
+
+
+@pytest.mark.parametrize("name, text", [("config.json", '{"theme": "dark"}'), ("config.json", "theme: dark"), ("report.html", "<html>")])
+def test_a_new_run_writes_over_nothing_that_is_not_its_own(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=f"{name}.*wanted"): open_run(tmp_path, {"steps": 3}, resume=resume)
+    assert (tmp_path / name).read_text() == text
+
+
+def test_a_run_that_died_before_its_first_line_is_begun_anew(tmp_path):
+    open_run(tmp_path, {"steps": 3})
+    note_sitting(tmp_path)
+    open_run(tmp_path, {"steps": 4})
+    assert runs.read_settings(tmp_path) == {"steps": 4}
+
+
+def test_sittings_are_read_back(tmp_path):
+    assert read_sittings(tmp_path) == []
+    for seed in (1, 2): note_sitting(tmp_path, seed=seed)
+    with (tmp_path / "environment.jsonl").open("a") as file: file.write('[1]\n{"seed": 3, "ha')
+    assert [sitting["seed"] for sitting in read_sittings(tmp_path)] == [1, 2] and read_sittings(tmp_path)[0]["python"]

@@ -3,12 +3,14 @@ import dataclasses
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +21,9 @@ from torch import nn
 import lzn_nb.runs as runs
 import lzn_nb.training as training
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
-from lzn_nb.runs import open_run, read_metrics
+from lzn_nb.runs import final_figures, open_run, read_metrics
 from lzn_nb.training import (Average, Component, StopRequest, Terminated, TrainConfig, Trainer, ema_decay, explain_fields, get_preset, load_weights,
-                             pick_device, plan_run, rate_factor, run_update, seed_everything, step_generator, train)
+                             in_words, pick_device, plan_run, plan_size, rate_factor, run_update, seed_everything, step_generator, train)
 
 GOLDENS = Path(__file__).parent / "goldens"
 CLOCKS = ("seconds", "images_per_second", "memory_gb")
@@ -216,7 +218,7 @@ def test_an_evaluation_that_fails_is_made_up_for(tmp_path, when):
 
 def test_a_run_goes_on_with_its_own_seed_and_settings_only(tmp_path):
     with pytest.raises(KeyboardInterrupt): go(small(), tmp_path, stopping_at(21))
-    with pytest.raises(ValueError, match="out: .* was begun with other settings: clip was 1.0, is 0.1$"): go(small(clip=0.1), tmp_path)
+    with pytest.raises(ValueError, match="out: .* was begun with other settings: clip was 1.0, is 0.1; it is "): go(small(clip=0.1), tmp_path)
     with pytest.raises(ValueError, match="seed was 0, is 4"): train(small(), losses, stream, tmp_path, seed=4, progress=False)
     go(small(keep=1, save_every=40, max_skipped=3), tmp_path)
     assert saved(tmp_path) == [40]
@@ -474,12 +476,45 @@ def test_a_component_is_frozen_after_its_budget(tmp_path):
 
 @pytest.mark.parametrize("step", [5, 12, 13, 14])
 def test_resumed_around_the_end_of_a_budget(tmp_path, step):
+    "Stopped within an update, and between two."
     budget = {"head": {"budget": 12}}
     whole, resumed = small(budget), small(budget)
     go(whole, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt): go(small(budget), tmp_path / "stopped", stopping_at(step))
     go(resumed, tmp_path / "stopped")
     assert same(whole.state_dict(), resumed.state_dict())
+    with pytest.raises(ValueError, match="ended after"): go(small(budget), tmp_path / "between", stream=lambda k: islice(stream(k), step))
+    assert saved(tmp_path / "between")[-1] == step
+    go(resumed := small(budget), tmp_path / "between")
+    assert same(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_trainer_goes_back_over_the_end_of_a_budget(tmp_path):
+    "The checkpoint is from before, the trainer from behind it: what was frozen trains again."
+    budget = {"head": {"budget": 12}}
+    go(whole := small(budget), tmp_path / "whole")
+    with pytest.raises(ValueError, match="ended after"): go(trainer := small(budget), tmp_path / "a", stream=lambda k: islice(stream(k), 25))
+    for path in checkpoint_paths(tmp_path / "a"):
+        if path.stem != "00000010": path.unlink()
+    save_checkpoint(tmp_path / "a", 10, checkpoint_of(small(budget), tmp_path / "b", 10))
+    go(trainer, tmp_path / "a")
+    assert same(whole.state_dict(), trainer.state_dict())
+
+
+def checkpoint_of(trainer, out, step):
+    with pytest.raises(ValueError, match="ended after"): go(trainer, out, stream=lambda k: islice(stream(k), step))
+    return load_checkpoint(out)
+
+
+def test_statistics_of_a_frozen_part_come_to_rest():
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    trainer = Trainer(network, TrainConfig(steps=9, batch=16, warmup=0), {"first": Component(network[:2], 1e-2, 3), "last": Component(network[2], 1e-2)})
+    trainer.begin(lambda network, x, y, generator: {"loss": (network(x) - y).square().mean()})
+    seen, batches = [], stream(0)
+    for _ in range(6):
+        run_update(trainer, [next(batches)], 0)
+        seen.append([b.clone() for b in network[1].buffers()])
+    assert not all(map(torch.equal, seen[1], seen[2])) and all(map(torch.equal, seen[2], seen[5]))
 
 
 def test_budgets_that_all_end_before_the_run():
@@ -564,10 +599,27 @@ def test_trackers_get_the_figures(tmp_path):
     with pytest.raises(ValueError, match="track: got 'notebook', wanted one of"): small(track="notebook")
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    go(small(track="tensorboard"), tmp_path)
+    go(small(track="tensorboard"), tmp_path, final=lambda network: {"accuracy": 0.75, "device": "cpu"})
     (events,) = tmp_path.rglob("events.out*.0")
     found = EventAccumulator(str(events.parent)).Reload()
-    assert [(e.step, pytest.approx(e.value)) for e in found.Scalars("fit")] == [(line["step"], line["fit"]) for line in read_metrics(tmp_path)]
+    assert [(e.step, pytest.approx(e.value)) for e in found.Scalars("fit")] == [(line["step"], line["fit"]) for line in read_metrics(tmp_path)[:-1]]
+    assert [(e.step, e.value) for e in found.Scalars("final_accuracy")] == [(40, 0.75)]
+
+
+def test_the_end_of_a_run_is_judged_once_and_made_up_for(tmp_path):
+    "An end that breaks is made up for on resuming, from the checkpoint, with the very network; and then never again."
+    seen = []
+
+    def judge(network):
+        seen.append([p.clone() for p in network.parameters()])
+        if len(seen) == 1: raise OSError("no judge today")
+        return {"accuracy": 0.5}
+
+    with pytest.raises(OSError, match="no judge"): go(small(), tmp_path, final=judge)
+    assert saved(tmp_path)[-1] == 40 and not final_figures(tmp_path)
+    network = go(small(), tmp_path, final=judge)
+    assert len(seen) == 2 and all(map(torch.equal, seen[0], seen[1])) and all(map(torch.equal, seen[0], network.parameters()))
+    assert {key: final_figures(tmp_path)[key] for key in ("final", "step", "accuracy")} == {"final": True, "step": 40, "accuracy": 0.5} and final_figures(tmp_path)["wall_seconds"] > 0
 
 
 def test_dropout_and_noise_are_other_random_numbers():
@@ -639,9 +691,54 @@ def test_a_plan_is_measured_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = torch.get_rng_state()
     plan = plan_run(small(), losses, stream)
-    assert plan["parameters of body"] == 32 and plan["parameters of head"] == 11 and plan["updates"] == 40 and plan["samples an update"] == 16
     assert plan["training, without evaluations [s]"] == pytest.approx(plan["first update [s]"] + 39 * plan["update [s]"], abs=0.06) and plan["peak memory [MB]"] > 50
     assert not list(tmp_path.iterdir()) and torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_plan_reckons_with_budgets(monkeypatch):
+    "Seconds are made up: an update takes as many as there are components that train."
+    monkeypatch.setattr(training, "timed_update", lambda trainer, *more: (run_update(trainer, [next(stream(0))], 0), sum(part.trains(trainer.step - 1) for part in trainer.components.values()))[1])
+    plan = plan_run(small({"body": {"budget": 30}}), losses, stream)
+    assert plan["update [s]"] == 2 and plan["update from 31 on [s]"] == 1 and plan["training, without evaluations [s]"] == 2 * 30 + 10 and plan["that is"] == "1 min 10 s"
+    assert [in_words(s) for s in (5.2, 3600 * 5 + 120, 86400 * 3 + 3600 * 2)] == ["0 min 5 s", "5 h 2 min", "3 d 2 h"]
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*[nn.Sequential(nn.Linear(64, 64), nn.Tanh()) for _ in range(8)])
+
+
+def test_a_plan_knows_the_memory_before_anything_is_computed():
+    "Of each layer, the output of its tanh is kept for the way back, that of its linear map dies: 8 tables [1000,64], two more at the peak, beside the batch."
+    def make():
+        network = Layers()
+        return network, {"layers": Component(network.layers, 1e-3)}, (torch.empty(1000, 64),)
+
+    config = TrainConfig(steps=50, batch=1000, warmup=0, save_every=20)
+    plan = plan_size(config, make, lambda network, x, generator: {"loss": network.layers(x).square().sum()})
+    numbers, table = 8 * 65 * 64, 4 * 64_000 / 1e6
+    assert plan["parameters of layers"] == numbers and plan["updates"] == 50 and plan["samples an update"] == 1000 and plan["checkpoints"] == 3
+    assert plan["weights, gradients, Adam, average [MB]"] == round(20 * numbers / 1e6, 2) and plan["a checkpoint [MB]"] == round(16 * numbers / 1e6, 2)
+    assert 8 * table < plan["activations and zones, estimate [MB]"] < 10.2 * table
+    half = plan_size(config, make, lambda network, x, generator: {"loss": network.layers(x).square().sum()}, ranks=2)
+    assert half["activations and zones, estimate [MB]"] == pytest.approx(plan["activations and zones, estimate [MB]"] / 2, abs=0.01) and half["ranks"] == 2
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda s: {}, "step is missing"), (lambda s: s | {"step": "x"}, "update x"), (lambda s: s | {"network": [1]}, "network is "), (lambda s: s | {"best": 3}, "best is '3'"),
+    (lambda s: {k: v for k, v in s.items() if k != "average"}, "average is missing"), (lambda s: s | {"skipped": "no"}, "not fit"), (lambda s: s | {"settings": "mine"}, "settings"),
+    (lambda s: s | {"optimizer": {k: {n: v[..., :1] if v.ndim else v for n, v in m.items()} for k, m in s["optimizer"].items()}}, "remembers of .* does not belong"),
+    (lambda s: s | {"optimizer": {}}, "remembers nothing"), (lambda s: s | {"step": -5}, "update -5"), (lambda s: s | {"step": 41}, "update 41"),
+    (lambda s: s | {"network": {k: v.half() if v.is_floating_point() else v for k, v in s["network"].items()}}, "torch.float16"),
+    (lambda s: s | {"network": {k: v for k, v in s["network"].items() if k != "fixed"}}, "fixed"), (lambda s: s | {"network": s["network"] | {"more": torch.ones(1)}}, "more")])
+def test_whole_checkpoints_of_something_else_are_refused_by_name(finished, tmp_path, spoil, said):
+    "Their checksum is right, what they hold is not."
+    state = load_checkpoint(finished[0])
+    save_checkpoint(tmp_path, 30, state | {"step": 30})
+    save_checkpoint(tmp_path, 40, spoil(state))
+    with pytest.raises(ValueError, match=said) as told: go(small(), tmp_path)
+    assert re.search("00000040.safetensors.* 00000030.safetensors is (whole|sound)", str(told.value))
 
 
 # -- schedules --------------------------------------------------------------------------------
@@ -733,3 +830,77 @@ def test_every_field_is_explained():
     rows = explain_fields(Fields, PRESETS["a"])
     assert [row[0] for row in rows] == [f.name for f in dataclasses.fields(Fields)]
     assert rows[0] == ("steps", "10", "updates") and all(meaning for name, _, meaning in rows if name not in ("rate", "mults", "sizes", "flip"))
+
+
+def test_a_checkpoint_under_another_name_eats_no_new_ones(finished, tmp_path):
+    save_checkpoint(tmp_path, 30, load_checkpoint(finished[0]) | {"step": 30})
+    shutil.copy(tmp_path / "checkpoints" / "00000030.safetensors", tmp_path / "checkpoints" / "00000099.safetensors")
+    with pytest.raises(ValueError, match="00000099.safetensors holds the state of update 30.* 00000030.safetensors is sound"): go(small(keep=1), tmp_path)
+    save_checkpoint(tmp_path, 40, {"step": 40}, keep=1)
+    assert saved(tmp_path) == [40, 99]  # what has just been written stays
+
+
+def test_the_best_of_those_that_could_be_saved_stays(tmp_path, monkeypatch):
+    "There was no room for that of update 20, which would have been the best."
+    scores = iter([1.0, 2.0, 0.5, 0.0])
+
+    def full(out, step, *more):
+        if step == 20: raise OSError(28, "No space left on device")
+        return save_checkpoint(out, step, *more)
+
+    monkeypatch.setattr(training, "save_checkpoint", full)
+    with pytest.warns(UserWarning, match="cannot write that of update 20"): go(trainer := small(keep=1, eval_every=10), tmp_path, evaluate=lambda network: {"score": next(scores)})
+    assert saved(tmp_path) == [10, 40] and trainer.best == {"step": 10, "score": 1.0}
+
+
+@pytest.mark.parametrize("step", [7, 30])
+def test_streams_and_evaluations_may_draw_as_they_like(tmp_path, step):
+    "From the global generators, that is; the run is a function of its seed all the same, and the draws of batches are not those of dropout."
+    def noisy(k): return ((x + 0.1 * torch.randn_like(x) + random.gauss(0, 0.1) + np.random.randn(), y) for x, y in stream(k))
+    def judge(network): return {"score": np.float32(torch.rand(()))}
+
+    runs_ = [small(eval_every=10) for _ in range(3)]
+    for trainer, name in zip(runs_, "ab"):
+        torch.rand(3)
+        go(trainer, tmp_path / name, stream=noisy, evaluate=judge)
+    with pytest.raises(ValueError, match="ended after"): go(small(eval_every=10), tmp_path / "c", stream=lambda k: islice(noisy(k), step), evaluate=judge)
+    go(runs_[2], tmp_path / "c", stream=noisy, evaluate=judge)
+    assert all(same(runs_[0].state_dict(), other.state_dict()) for other in runs_[1:]) and same(read_metrics(tmp_path / "a"), read_metrics(tmp_path / "c"))
+    drawn = []
+    for use in (0, 1, 2): seed_everything(0, 5, use=use); drawn.append(torch.rand(9))
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[1], drawn[2])
+
+
+def test_a_loss_that_is_infinite_while_its_gradient_hides_it(tmp_path):
+    "Behind a closed gate the derivative is zero, whatever comes down to it."
+    def hidden(network, x, y, generator):
+        bad = 20 <= generator.initial_seed() < 23
+        return {"loss": (network(x) - 1e6).relu().square().mean() + math.inf if bad else (network(x) - y).square().mean()}
+
+    go(trainer := small(), tmp_path, hidden)
+    assert trainer.skipped.tolist() == [3, 0] and read_metrics(tmp_path)[-1]["skipped"] == 3
+
+
+def test_accumulation_is_ours_whatever_the_environment_says(monkeypatch):
+    found = []
+    for number in (None, "4"):
+        if number: monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", number)
+        (trainer := small()).begin(losses)
+        found.append(float(run_update(trainer, [next(stream(0))], 0)["grad_norm"]))
+    assert found[0] == found[1]
+
+
+def test_signals_act_at_once_when_all_is_saved(tmp_path):
+    "During the evaluation that ends a run, and one that came in the last update; both are made up for."
+    def told(network): os.kill(os.getpid(), signal.SIGTERM); pytest.fail("went on")
+    with pytest.raises(Terminated): go(small(), tmp_path / "a", final=told)
+    assert saved(tmp_path / "a")[-1] == 40
+    go(small(), tmp_path / "a", final=lambda network: {"accuracy": 1.0})
+    assert final_figures(tmp_path / "a")["accuracy"] == 1.0
+
+    def late(network): os.kill(os.getpid(), signal.SIGTERM); return {"score": 1.0}
+    with pytest.raises(KeyboardInterrupt): go(small(eval_every=40), tmp_path / "b", evaluate=interrupting)
+    with pytest.raises(Terminated): go(small(eval_every=40), tmp_path / "b", evaluate=late, final=lambda network: pytest.fail("judged"))
+
+
+def interrupting(network): raise KeyboardInterrupt

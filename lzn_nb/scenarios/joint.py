@@ -6,26 +6,26 @@
 __all__ = ['AT_LEAST', 'JOINT_PRESETS', 'FIGURES', 'check_ranges', 'JointConfig', 'joint_network', 'jittered', 'joint_losses',
            'flow_errors', 'joint_components', 'in_chunks', 'judge_drawing', 'judge_zones', 'evaluate_joint',
            'take_up_to', 'validate_joint', 'save_samples', 'joint_trainer', 'load_joint', 'check_enough', 'JointRun',
-           'prepare_joint', 'joint_work', 'write_final', 'run_joint', 'plan_joint', 'results_table', 'joint_figures',
-           'report_joint']
+           'prepare_joint', 'joint_work', 'judge_joint', 'run_joint', 'plan_joint', 'results_table', 'shown_figures',
+           'joint_figures', 'report_joint']
 
 # %% ../../nbs/22_joint.ipynb #2ec0c994
 import dataclasses
 import json
 import platform
-import time
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..alignment import alignment_loss
-from ..checkpoints import load_checkpoint
-from ..data import ImageData, batches, load_data
+from ..checkpoints import load_checkpoint, naming_checkpoint
+from ..data import ImageData, batches, check_files, load_data
 from ..metrics import (Judge, accuracy, class_entropy, frechet_distance, gaussianity, linear_probe,
                             reconstruction_error)
 from ..nets import UNetDecoder, UNetEncoder, fit_levels
@@ -33,8 +33,8 @@ from ..network import ImageType, LabelType, LatentZoningNetwork
 from ..plots import confusion_table, embedding_map, gaussian_check, image_grid, training_curves, write_report
 from ..parallel import drawn_rows, gather_rows, in_pieces, share, zones_of_batch
 from ..rectified_flow import velocity_errors
-from ..runs import final_figures, make_folder, open_run, read_metrics, write_metrics
-from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, train
+from ..runs import final_figures, make_folder, open_run, read_metrics, read_settings, read_sittings
+from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, plan_size, train
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
@@ -218,8 +218,7 @@ def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
 
 def take_up_to(split, limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
     "At most `limit` images and labels of a split, evenly spread over it, on `device`."
-    index = torch.linspace(0, len(split) - 1, min(limit, len(split))).long()
-    images, labels = split.take(index)
+    images, labels = split.take(split.spread(limit))
     return images.to(device), labels.to(device)
 
 # %% ../../nbs/22_joint.ipynb #c0d288e0
@@ -257,20 +256,20 @@ def load_joint(out: str | Path, device: str | None = None, step: int | None = No
     "The averaged network of the run in the folder `out`, as of update `step` (None: the last), ready to draw, name and embed; needs no data. `ValueError` if there is none."
     file = Path(out) / "config.json"
     if not file.exists(): raise ValueError(f"out: {out} holds no run (no config.json), wanted the folder of `lzn joint --out`")
-    settings = json.loads(file.read_text())
+    settings = read_settings(Path(out))
     fields = {f.name: settings[f.name] for f in dataclasses.fields(JointConfig) if f.name in settings}
     config = JointConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     state = load_checkpoint(out, where := pick_device(device), step)
     if state is None: raise ValueError(f"out: {out} has no checkpoint yet, wanted a run that has saved one")
     network = joint_network(config, tuple(settings["shape"]), len(settings["classes"])).to(where)
-    load_weights(network, state["average"])
+    with naming_checkpoint(out, step): load_weights(network, state.get("average"))
     return network.eval()
 
 # %% ../../nbs/22_joint.ipynb #74675b18
 def check_enough(data: ImageData, config: JointConfig, seed: int) -> None:
     "Refuse, before anything is written, a seed that is none, or data that cannot be trained or judged on: `ValueError` that says what is wrong."
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31: raise ValueError(f"seed: got {seed!r}, wanted an integer from 0 to 2^31 - 1")
-    if data.num_classes < 2: raise ValueError(f"data: got {data.num_classes} class, wanted at least 2 to tell apart")
+    if data.num_classes < 2: raise ValueError(f"data: got {data.num_classes} class, wanted at least 2 to tell apart (in an image folder, each has a folder of its own)")
     if len(data.train) < config.batch:
         raise ValueError(f"batch: got {config.batch}, but {data.name} has {len(data.train)} training images; wanted at most as many (--set batch=…)")
     if len(data.test) < 8: raise ValueError(f"data: got {len(data.test)} test images, wanted at least 8 to measure anything")
@@ -300,14 +299,12 @@ def joint_work(config: JointConfig, images: ImageData, seed: int, device: torch.
     return lambda *batch: joint_losses(config, *batch, n=n), stream
 
 
-def write_final(trainer: Trainer, images: ImageData, seed: int, out: Path) -> None:
-    "Evaluate the averaged network on the test split, once, and end the run's metrics with the figures."
-    began = time.perf_counter()
-    figures = evaluate_joint(trainer.average.module.eval(), images, trainer.config, seed=seed)
-    save_samples(trainer.average.module, images, out / "samples" / f"{trainer.step:08d}.png", torch.Generator().manual_seed(seed))
-    seconds = trainer.seconds + time.perf_counter() - began
-    machine = {"device": str(trainer.device), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
-    write_metrics(out, final=True, step=trainer.step, **figures, **machine, wall_seconds=round(seconds, 1))
+def judge_joint(network: LatentZoningNetwork, images: ImageData, config: JointConfig, seed: int, picture: Path) -> dict:
+    "The last figures of a run, on the test split, with the machine they come from; and a `picture`."
+    device = next(network.parameters()).device
+    figures = evaluate_joint(network, images, config, seed=seed)
+    save_samples(network, images, picture, torch.Generator().manual_seed(seed))
+    return figures | {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__, "python": platform.python_version()}
 
 # %% ../../nbs/22_joint.ipynb #95d00ad7
 def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs/joint", *, seed: int = 0, resume: bool = False,
@@ -318,33 +315,47 @@ def run_joint(data: str = "digits", preset: str = "cpu", out: str | Path = "runs
     Several processes, started by `torchrun` or `accelerate launch`, train together; the first one writes.
     """
     trainer, images = prepare_joint(data, preset, seed, device, data_options, changes)
-    config, main = trainer.config, trainer.accelerator.is_main_process
+    config, main, out = trainer.config, trainer.accelerator.is_main_process, Path(out)
+    if not final_figures(out): check_files(images)
     settings = {"scenario": "joint", "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
-    with alone_in(make_folder(out := Path(out))):
+    with alone_in(make_folder(out)):
         if main: open_run(out, settings, resume=resume, defaults=defaults_of(JointConfig), free=FREE)
         trainer.accelerator.wait_for_everyone()
         if not final_figures(out):
-            validate = lambda network: validate_joint(network, images, config, seed, out / "samples" / f"{trainer.step:08d}.png" if main else None)
-            train(trainer, *joint_work(config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate)
-            if main: write_final(trainer, images, seed, out)
+            picture = lambda: out / "samples" / f"{trainer.step:08d}.png"
+            validate = lambda network: validate_joint(network, images, config, seed, picture() if main else None)
+            judge = lambda network: judge_joint(network, images, config, seed, picture())
+            train(trainer, *joint_work(config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate, final=judge)
             trainer.accelerator.wait_for_everyone()
         run = JointRun(load_joint(out, device), final_figures(out), images, config, out)
         if main and not (out / "report.html").exists(): report_joint(run)
     return run
 
+# %% ../../nbs/22_joint.ipynb #4f777368
+def plan_joint(data: str = "digits", preset: str = "cpu", *, seed: int = 0, device: str | None = None, data_options: dict | None = None, ranks: int = 1, progress: bool = False,
+               show: Callable[[dict], None] = lambda plan: None, **changes) -> dict:
+    """What `run_joint` with these arguments would need: size, memory, and from a few updates of it, time. Writes nothing.
 
-def plan_joint(data: str = "digits", preset: str = "cpu", *, seed: int = 0, device: str | None = None, data_options: dict | None = None, **changes) -> dict:
-    "What `run_joint` with these arguments would need: sizes, memory, time, from a few updates of it. Writes nothing."
-    trainer, images = prepare_joint(data, preset, seed, device, data_options, changes)
-    return plan_run(trainer, *joint_work(trainer.config, images, seed, trainer.device), seed=seed)
+    `show` gets the first part of the plan before anything is computed, and then the second.
+    """
+    config, images = get_preset(JOINT_PRESETS, preset, **changes), load_data(data, **(data_options or {}))
+
+    def make() -> tuple[LatentZoningNetwork, dict[str, Component], tuple[Tensor, Tensor]]:
+        network, n = joint_network(config, images.shape, images.num_classes), config.zone_batch
+        return network, joint_components(config, network), (torch.empty(n, *images.shape), torch.zeros(n, dtype=torch.long))
+
+    check_enough(images, config, seed)
+    show(size := plan_size(config, make, lambda *batch: joint_losses(config, *batch), ranks))
+    trainer = joint_trainer(config, images.shape, images.num_classes, seed, pick_device(device))
+    show(time := plan_run(trainer, *joint_work(config, images, seed, trainer.device), seed=seed, progress=progress))
+    return size | time
 
 # %% ../../nbs/22_joint.ipynb #7d18d468
 FIGURES = {
     "accuracy": ("test accuracy, α = 0", "{:.2%}"), "accuracy_noisy": ("test accuracy, α = 1", "{:.2%}"),
     "probe": ("linear probe on anchors", "{:.2%}"), "agreement": ("drawn digit is the one asked for", "{:.2%}"),
-    "entropy": ("class entropy of free samples [bits]", "{:.2f}"), "frechet_4": ("proxy-FD, 4 evaluations", "{:.2f}"),
-    "frechet_20": ("proxy-FD, 20 evaluations", "{:.2f}"), "reconstruction": ("reconstruction error ℓ2", "{:.3f}"),
+    "entropy": ("class entropy of free samples [bits]", "{:.2f}"), "frechet": ("proxy-FD, {} evaluations", "{:.2f}"), "reconstruction": ("reconstruction error ℓ2", "{:.3f}"),
     "gauss_mean": ("latents: size of the mean (chance: 1)", "{:.2f}"), "gauss_variance": ("latents: variance (1)", "{:.3f}"),
     "gauss_correlation": ("latents: size of correlations (1)", "{:.2f}"), "gauss_rejected": ("latents: coordinates rejected by KS (0.05)", "{:.2f}"),
     "gauss_passed": ("latents: pass the Gaussianity check", "{:.0%}"),
@@ -361,7 +372,14 @@ def results_table(columns: dict[str, list[dict]]) -> list[dict]:
         return form.format(values.mean()) + spread
 
     return [{"figure": name} | {column: cell(runs, key, form) for column, runs in columns.items()}
-            for key, (name, form) in FIGURES.items() if any(key in run for runs in columns.values() for run in runs)]
+            for key, name, form in shown_figures(key for runs in columns.values() for run in runs for key in run)]
+
+
+def shown_figures(keys: Iterable[str]) -> list[tuple[str, str, str]]:
+    "Key, name and format of those figures that `FIGURES` knows; a number at the end of a key goes into the name."
+    parts = {key: re.fullmatch(r"(.*?)(?:_(\d+))?", key).groups() for key in keys}
+    found = sorted((list(FIGURES).index(body), int(number or 0), key) for key, (body, number) in parts.items() if body in FIGURES)
+    return [(key, FIGURES[parts[key][0]][0].format(number), FIGURES[parts[key][0]][1]) for _, number, key in found]
 
 # %% ../../nbs/22_joint.ipynb #e2e60be6
 def joint_figures(run: JointRun, seed: int = 0, rows: int = 8) -> dict:
@@ -385,9 +403,10 @@ def joint_figures(run: JointRun, seed: int = 0, rows: int = 8) -> dict:
 # %% ../../nbs/22_joint.ipynb #fcb9e19e
 def report_joint(run: JointRun) -> Path:
     "Write the run's `report.html`: protocol, figures, curves and pictures."
-    keys = ["flow", "alignment"] if run.config.zones else ["flow"]
-    settings = ", ".join(f"{k} {v}" for k, v in dataclasses.asdict(run.config).items())
-    parts = [run.data.describe(), settings, "# Figures", results_table({"this run": [run.figures]}),
-             "# Training", training_curves(read_metrics(run.out), keys)]
+    lines, keys = read_metrics(run.out), ["flow", "alignment"] if run.config.zones else ["flow"]
+    parts = [run.data.describe(), dataclasses.asdict(run.config), "# Figures", results_table({"this run": [run.figures]}), "# Training",
+             training_curves(lines, keys) if len(lines) > 1 else "The figures of the updates are lost."]
     for title, figure in joint_figures(run).items(): parts += [f"# {title}", figure]
-    return write_report(run.out / "report.html", f"Joint model on {run.data.name}", parts)
+    sittings = read_sittings(run.out) or [{}]
+    machine = [{"what": name, "value": "–" if value is None else value} for name, value in ({"sittings": len(sittings)} | sittings[-1]).items()]
+    return write_report(run.out / "report.html", f"Joint model on {run.data.name}", [*parts, "# Seed, versions and machine of the last sitting", machine])
