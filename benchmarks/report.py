@@ -232,20 +232,22 @@ def scaling(result: dict) -> str:
 # -- training --------------------------------------------------------------------------------------
 
 def training(result: dict) -> str:
-    p, parts = result["protocol"], result["parts"]
-    whole = parts["update"]
-    split = grid(["part of an update", "time", "share"], [[name, duration(seconds), f"{seconds / whole:.0%}"] for name, seconds in parts.items()])
+    p, parts, reading = result["protocol"], result["parts"], result["reading"]
+    cell = lambda scenario, name: f"{duration(parts[scenario][name])} ({parts[scenario][name] / parts[scenario]['update']:.0%})"
+    split = grid(["part of an update", *parts], [[name, *(cell(scenario, name) for scenario in parts)] for name in parts["joint"]])
     rows = [[name, row["skipped"], "", "", "", ""] if "skipped" in row else
             [name, duration(row["first"]), duration(row["seconds"]), duration(row["plain"]), f"{times(row['gain'])} ({row['gain_min']:.2f}–{row['gain_max']:.2f})", f"{row['loss']:.4f}"] for name, row in result["options"].items()]
-    return (f"Updates of the joint scenario, preset {p['preset']}, {p['data']}, {p['batch']} samples; medians of {p['repeats']}. Data and the update are timed apart.\n\n{split}\n\n"
-            f"What the options bring: updates with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
-            f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}")
+    return (f"Updates of the three scenarios with the networks of the joint one, preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
+            f"What the options bring: updates of the joint scenario with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
+            f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}\n\n"
+            f"Images from a folder: a batch of JPEG files of {p['photo']} × {p['photo']}, reduced to 8 × 8, read one by one between updates, or by `batches`: by threads, ahead where a core is free.\n\n"
+            f"{grid(['', *reading], [[name, *(duration(found[name]) for found in reading.values())] for name in next(iter(reading.values()))])}")
 
 
 # -- all -------------------------------------------------------------------------------------------
 
 TABLES = {"speed": (speed, "Speed"), "memory": (memory, "Time and memory by batch size"), "accuracy": (accuracy, "Accuracy by evaluation"),
-          "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "An update of the joint scenario"),
+          "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "Updates of the scenarios, and what makes them faster"),
           "scaling": (scaling, "Updates on one rank and on two")}
 
 

@@ -15,8 +15,8 @@ from scipy.optimize import nnls
 
 from benchmarks import machine
 from benchmarks.process import ROOT
+from benchmarks.scenarios import drawing
 from lzn_nb.parallel import rank_and_world, share
-from lzn_nb.rectified_flow import velocity_errors
 from lzn_nb.scaling import Machine, Update, count_parameters, network_flops, zone_flops
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_trainer
 from lzn_nb.training import run_update
@@ -34,18 +34,11 @@ def config_of(batch: int, q: int = 32, evaluations: int = 10):
     return dataclasses.replace(JOINT_PRESETS["cpu"], batch=batch, latent_dim=q, zone_steps=evaluations, jitter=0.0)
 
 
-def without_zones(config, network, images, labels, generator, n):
-    "The same networks, the anchors themselves as latents: what an update takes beside its zones."
-    image = network["image"]
-    x0, t = torch.randn(images.shape, generator=generator), torch.rand(len(images), generator=generator)
-    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(image.anchors(images), labels)).mean() + 0 * network["label"].matrix.sum()}
-
-
 def update_seconds(batch: int, q: int, evaluations: int, zones: bool, repeats: int) -> dict:
     "Least seconds of an update of this rank, after two more: what it takes when nobody else is at work."
     config = config_of(batch, q, evaluations)
     trainer = joint_trainer(config, SHAPE, 10, 0, torch.device("cpu"))
-    losses = joint_losses if zones else without_zones
+    losses = joint_losses if zones else drawing
     trainer.begin(lambda *given: losses(config, *given, n=batch))
     generator, mine = torch.Generator().manual_seed(0), share(batch)
     images, labels = (torch.rand(batch, *SHAPE, generator=generator) * 2 - 1)[mine], (torch.arange(batch) % 10)[mine]

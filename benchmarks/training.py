@@ -1,29 +1,33 @@
-"""Where the time of an update of the joint scenario goes, and what the options for its speed bring."""
+"""Where the time of an update goes, in each scenario, and what makes it faster: options, and images that are read ahead."""
 import dataclasses
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks import machine
 from benchmarks.process import fresh
-from benchmarks.scaling import without_zones
+from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, trainer_of
 from lzn_nb.data import batches, load_data
-from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_trainer
+from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
 from lzn_nb.training import run_update, step_generator
 
 OPTIONS = {"as it is again": {}, "channels last": {"channels_last": True}, "torch.compile": {"compile": True}, "bf16": {"precision": "bf16"}, "pieces of a quarter": {"piece": -4}}
 
 
-def ready(batch: int, options: dict, zones: bool, seed: int = 0):
-    "A trainer of the preset `cpu` on digits, and its first batches."
+def ready(batch: int, options: dict, scenario: str = "joint", zones: bool = True, data=None, seed: int = 0):
+    "A trainer of the preset `cpu` on digits (or other data), and its first batches."
     options = {name: batch // -value if name == "piece" else value for name, value in options.items()}
-    config, data = dataclasses.replace(JOINT_PRESETS["cpu"], batch=batch, **options), load_data("digits")
-    trainer = joint_trainer(config, data.shape, data.num_classes, seed, torch.device("cpu"))
-    losses = joint_losses if zones else without_zones
-    trainer.begin(lambda *given: losses(config, *given, n=batch))
+    config, data = dataclasses.replace(JOINT_PRESETS["cpu"], batch=batch, **options), data or load_data("digits")
+    network = joint_network(config, data.shape, data.num_classes, seed)
+    trainer = trainer_of(scenario, config, network, None if zones else WITHOUT_ZONES[scenario])
     return trainer, batches(data.train, batch, seed=seed)
 
 
@@ -34,27 +38,27 @@ def seconds_of(function: Callable) -> float:
     return time.perf_counter() - began
 
 
-def timed(function: Callable, repeats: int, skip: int = 2) -> float:
-    "Median seconds of a call, after `skip` more."
-    return median([seconds_of(function) for _ in range(repeats + skip)][skip:])
+def in_turns(functions: dict[str, Callable], repeats: int, skip: int = 2) -> dict[str, float]:
+    "Median seconds of each function, called in turns, `skip` turns first: a machine that slows down for a while slows all of them."
+    turns = [{name: seconds_of(function) for name, function in functions.items()} for _ in range(repeats + skip)][skip:]
+    return {name: median(turn[name] for turn in turns) for name in functions}
 
 
-def parts_of(batch: int, repeats: int) -> dict:
-    "Seconds of an update, and of what it is made of."
-    trainer, stream = ready(batch, {}, True)
-    plain, _ = ready(batch, {}, False)
+def parts_of(scenario: str, batch: int, repeats: int) -> dict:
+    "Seconds of an update of a scenario, and of what it is made of."
+    trainer, stream = ready(batch, {}, scenario)
+    plain, _ = ready(batch, {}, scenario, zones=False)
     given = next(stream)
     gradient = lambda who: who.gradient([given], step_generator(0, 0))
-    found = {"update": timed(lambda: run_update(trainer, [given], 0), repeats), "data": timed(lambda: next(stream), repeats)}
-    both, networks = timed(lambda: gradient(trainer), repeats), timed(lambda: gradient(plain), repeats)
-    found |= {"networks, forward and backward": networks, "zones and alignment": both - networks, "optimizer": timed(trainer.optimizer.step, repeats),
-              "average": timed(lambda: trainer.average.update(trainer.network), repeats)}
-    return found | {"everything else": found["update"] - both - found["optimizer"] - found["average"]}
+    found = in_turns({"update": lambda: run_update(trainer, [given], 0), "data": lambda: next(stream), "both": lambda: gradient(trainer), "networks, forward and backward": lambda: gradient(plain),
+                      "optimizer": trainer.optimizer.step, "average": lambda: trainer.average.update(trainer.network)}, repeats)
+    both = found.pop("both")
+    return found | {"zones and alignment": both - found["networks, forward and backward"], "everything else": found["update"] - both - found["optimizer"] - found["average"]}
 
 
 def option_of(batch: int, options: dict, repeats: int) -> dict:
     "First update with options for speed, then updates in turns with those of a trainer without: medians, and how many times faster."
-    (plain, given), (trainer, stream) = ready(batch, {}, True), ready(batch, options, True)
+    (plain, given), (trainer, stream) = ready(batch, {}), ready(batch, options)
     update = lambda who, batches: run_update(who, list(islice(batches, 1)), 0)
     first = seconds_of(lambda: update(trainer, stream))
     losses = [float(update(trainer, stream)["loss"]) for _ in range(5)]
@@ -65,11 +69,41 @@ def option_of(batch: int, options: dict, repeats: int) -> dict:
             "gain": median(gains), "gain_min": min(gains), "gain_max": max(gains), "loss": losses[-1]}
 
 
-def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, tell: Callable = lambda text: None) -> dict:
+def make_photos(folder: Path, number: int, size: int) -> None:
+    "So many JPEG files in two folders, noise at several scales."
+    random = np.random.RandomState(0)
+    for i in range(number):
+        (where := folder / "ab"[i % 2]).mkdir(exist_ok=True)
+        layers = [Image.fromarray(random.randint(0, 256, (s, s, 3), dtype=np.uint8)).resize((size, size)) for s in (2, 8, 32)]
+        Image.fromarray(np.mean([np.asarray(layer) for layer in layers], 0).astype(np.uint8)).save(where / f"{i:04}.jpg")
+
+
+def reading_of(batch: int, repeats: int, size: int, threads: int) -> dict:
+    "Seconds of an update on so many threads, of reading its batch of photos one by one, of both after each other, and as `batches` has it."
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        make_photos(Path(folder), 2 * batch, size)
+        data = load_data(f"folder:{folder}", image_size=8)
+        trainer, ahead = ready(batch, {}, data=data)
+        read = lambda: (torch.stack([data.train[i][0] for i in range(batch)]), data.train.labels[:batch])
+        given = read()
+        update = lambda given: run_update(trainer, [given], 0)
+        phases = {"update": lambda: update(given), "reading": read, "reading, then update": lambda: update(read())}
+        found = in_turns(phases, repeats) | in_turns({"update from `batches`": lambda: update(next(ahead))}, repeats)  # nobody reads ahead while the others are timed
+        ahead.close()
+    return found
+
+
+def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, tell: Callable = lambda text: None) -> dict:
     "The table `training`."
-    tell(f"training: parts of an update of {batch}")
-    found = {"parts": fresh("benchmarks.training:parts_of", batch=batch, repeats=repeats), "options": {}}
+    found = {"parts": {}, "options": {}}
+    for scenario in LOSSES:
+        tell(f"training: parts of an update of {batch}, {scenario}")
+        found["parts"][scenario] = fresh("benchmarks.training:parts_of", scenario=scenario, batch=batch, repeats=repeats)
+    tell("training: images read ahead")
+    cores = os.cpu_count() or 1
+    found["reading"] = {f"{k} of {cores} cores compute": fresh("benchmarks.training:reading_of", batch=batch, repeats=repeats, size=photo, threads=k) for k in sorted({1, cores})}
     for name, chosen in options.items():
         tell(f"training: {name}")
         found["options"][name] = fresh("benchmarks.training:option_of", batch=batch, options=chosen, repeats=repeats)
-    return {"table": "training", **machine.describe("cpu"), "protocol": {"batch": batch, "repeats": repeats, "preset": "cpu", "data": "digits"}, **found}
+    return {"table": "training", **machine.describe("cpu"), "protocol": {"batch": batch, "repeats": repeats, "preset": "cpu", "data": "digits", "photo": photo}, **found}

@@ -450,12 +450,14 @@ def _from_memory(
 def _from_disk(
     split: Split, order: Iterator[Tensor], seed: int, device: torch.device | str | None, workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for images, labels in _from_workers(split, order, seed, workers) if workers else _from_threads(split, order):
+    spare = torch.device(device or "cpu").type != "cpu" or torch.get_num_threads() < (os.cpu_count() or 1)  # somebody to read
+    found = _from_workers(split, order, seed, workers) if workers else _from_threads(split, order, ahead=2 * spare)
+    for images, labels in found:
         yield sent(images, device), sent(labels, device)
 
 # %% ../nbs/03_data.ipynb #334a95b4
-def _from_threads(split: Split, order: Iterator[Tensor], ahead: int = 2) -> Iterator[tuple[Tensor, Tensor]]:
-    "Batches that threads have read while those before them were in use."
+def _from_threads(split: Split, order: Iterator[Tensor], ahead: int) -> Iterator[tuple[Tensor, Tensor]]:
+    "Batches that threads read, up to `ahead` of them while those before are in use."
     pool, waiting = ThreadPoolExecutor(READERS), deque()
     try:
         while True:

@@ -303,7 +303,7 @@ def test_a_plan_says_how_large_it_is_before_it_tries(tmp_path, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(["joint", "--preset", "tiny", "--dry-run", "--quiet", "--set", "budget_decoder=10"]) == 0
     out = capsys.readouterr().out
-    assert out.index("activations and zones, estimate [MB]") < out.index("first update [s]") and "update from 11 on [s]" in out and not list(tmp_path.iterdir())
+    assert out.index("activations, zones, gradients [MB]") < out.index("first update [s]") and "update from 11 on [s]" in out and not list(tmp_path.iterdir())
 
     def no_room(*arguments, **options): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
@@ -320,7 +320,7 @@ def test_the_size_of_the_published_run_is_known_without_trying(capsys, monkeypat
     monkeypatch.setattr(scenario, "joint_trainer", tried)
     assert main(["joint", "--preset", "paper", "--image-size", "32", "--set", "batch=1000", "--dry-run"]) == 130
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:-1])
-    assert float(rows["activations and zones, estimate [MB]"].replace(",", "")) > 50_000 and int(rows["parameters of decoder"].replace(",", "")) > 50_000_000
+    assert float(rows["activations, zones, gradients [MB]"].replace(",", "")) > 50_000 and int(rows["parameters of decoder"].replace(",", "")) > 50_000_000
 
 
 def test_zones_in_a_baseline_without(capsys, tmp_path):

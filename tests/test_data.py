@@ -1,5 +1,6 @@
 """Data sets: the same splits everywhere, the right numbers, and clear answers to wrong requests."""
 import hashlib
+import os
 import pickle
 import struct
 import subprocess
@@ -345,7 +346,7 @@ def test_files_that_are_left_out_are_told(tmp_path):
     assert torch.equal(read_image(str(tmp_path / "a" / "moving.gif"), 3, 2)[:, 0, 0], torch.tensor([255, 0, 0], dtype=torch.uint8))
 
 
-def test_batches_are_read_ahead(tmp_path):
+def test_batches_are_read_ahead(tmp_path, monkeypatch):
     "While a batch is in use, threads read the next two, and no more; and they stop when nobody wants them."
     read, split = [], numbered(40, tmp_path)
     once = type(split.pixels).__getitem__
@@ -356,6 +357,8 @@ def test_batches_are_read_ahead(tmp_path):
             read.append((i, threading.current_thread() is threading.main_thread()))
             return found
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
     stream = batches(Split(Watched(split.pixels.paths, 1, 1), split.labels), 4, seed=0)
     for k in (1, 2, 3):
         next(stream)
@@ -364,6 +367,13 @@ def test_batches_are_read_ahead(tmp_path):
             time.sleep(0.01)
         assert len(read) == 4 * (k + 2) and not any(main for _, main in read)
     stream.close()
+    read.clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # nobody has time
+    stream = batches(Split(Watched(split.pixels.paths, 1, 1), split.labels), 4, seed=0)
+    next(stream), time.sleep(0.2)
+    assert len(read) == 4
+    next(batches(Split(Watched(split.pixels.paths, 1, 1), split.labels), 4, seed=0, device="meta")), time.sleep(0.2)
+    assert len(read) > 8  # a device of its own leaves the cores alone
 
 
 def test_unreadable_images_are_left_out_on_request(tmp_path):

@@ -12,13 +12,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from lzn_nb.alignment import alignment_loss
+from benchmarks.scenarios import LOSSES, trainer_of
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
-from lzn_nb.parallel import drawn_rows, own_rows, rank_and_world, share, zones_of_batch
-from lzn_nb.rectified_flow import velocity_errors
+from lzn_nb.parallel import own_rows, rank_and_world
 from lzn_nb.runs import read_metrics
-from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_network, joint_components
-from lzn_nb.training import Component, Trainer, step_generator
+from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
+from lzn_nb.training import step_generator
 
 
 def free_port():
@@ -28,26 +27,7 @@ def free_port():
 
 
 # -- gradients --------------------------------------------------------------------------------
-def generation(config, network, images, labels, generator, n):
-    "Scenario 1: the latent of an image's zone tells the decoder what to draw."
-    image = network["image"]
-    zones, mine, extra = zones_of_batch(image, images, n, config.piece or None, config.ring)
-    draw = lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
-    z = zones.encode(mine, draw(torch.randn, image.latent_dim))
-    x0, t = draw(torch.randn, *images.shape[1:]), draw(torch.rand)
-    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(z, 0 * labels)).mean() + extra}
-
-
-def representation(config, network, images, labels, generator, n):
-    "Scenario 2: latents of a view come into the zones of the other."
-    image = network["image"]
-    draw = lambda *shape: drawn_rows(torch.randn, n, *shape, generator=generator, like=images)
-    (first, mine, a), (second, _, b) = (zones_of_batch(image, images + 0.1 * draw(*images.shape[1:]), n, config.piece or None, config.ring) for _ in range(2))
-    return {"loss": alignment_loss(first.encode(mine, draw(image.latent_dim), 0.45), second, mine) + a + b}
-
-
-SCENARIOS = {"generation": generation, "representation": representation, "joint": joint_losses}
-CASES = [(name, dtype, changes) for name in SCENARIOS for dtype in (torch.float64, torch.float32)
+CASES = [(name, dtype, changes) for name in LOSSES for dtype in (torch.float64, torch.float32)
          for changes in ({"batch": 12}, {"batch": 7}, {"batch": 7, "ring": True}, {"batch": 10, "piece": 2, "accumulate": 2, "flip": True, "jitter": 0.5})]
 
 
@@ -57,10 +37,7 @@ def gradient(name, dtype, changes):
     network = joint_network(config, (1, 8, 8), 4).to(dtype)
     with torch.no_grad():  # what starts at zero hides mistakes
         for p, g in zip(network.parameters(), torch.randn(10_000, generator=torch.Generator().manual_seed(1)).split(1)): p += 0.02 * float(g) * torch.ones_like(p)
-    used = {"generation": ("decoder", "encoder"), "representation": ("encoder",), "joint": ("decoder", "encoder", "label")}[name]
-    trainer = Trainer(network, config, {part: component for part, component in joint_components(config, network).items() if part in used})
-    n = config.zone_batch
-    trainer.begin(lambda *batch: SCENARIOS[name](config, *batch, n=n))
+    trainer, n = trainer_of(name, config, network), config.zone_batch
     pixels, labels = torch.rand(config.batch, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1, torch.arange(config.batch) % 3
     parts = [(own_rows(x).to(dtype), own_rows(y)) for x, y in zip(pixels.split(n), labels.split(n))]
     found = trainer.gradient(parts, step_generator(3, 4))

@@ -21,6 +21,7 @@ from torch import nn
 import lzn_nb.runs as runs
 import lzn_nb.training as training
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
+from lzn_nb.parallel import in_pieces
 from lzn_nb.runs import final_figures, open_run, read_metrics
 from lzn_nb.training import (Average, Component, StopRequest, Terminated, TrainConfig, Trainer, ema_decay, explain_fields, get_preset, load_weights,
                              in_words, pick_device, plan_run, plan_size, rate_factor, run_update, seed_everything, step_generator, train)
@@ -710,7 +711,7 @@ class Layers(nn.Module):
 
 
 def test_a_plan_knows_the_memory_before_anything_is_computed():
-    "Of each layer, the output of its tanh is kept for the way back, that of its linear map dies: 8 tables [1000,64], two more at the peak, beside the batch."
+    "Of each layer, the output of its tanh is kept for the way back, that of its linear map dies: 8 tables [1000,64], and at the peak the square and two derivatives."
     def make():
         network = Layers()
         return network, {"layers": Component(network.layers, 1e-3)}, (torch.empty(1000, 64),)
@@ -719,10 +720,13 @@ def test_a_plan_knows_the_memory_before_anything_is_computed():
     plan = plan_size(config, make, lambda network, x, generator: {"loss": network.layers(x).square().sum()})
     numbers, table = 8 * 65 * 64, 4 * 64_000 / 1e6
     assert plan["parameters of layers"] == numbers and plan["updates"] == 50 and plan["samples an update"] == 1000 and plan["checkpoints"] == 3
-    assert plan["weights, gradients, Adam, average [MB]"] == round(20 * numbers / 1e6, 2) and plan["a checkpoint [MB]"] == round(16 * numbers / 1e6, 2)
-    assert 8 * table < plan["activations and zones, estimate [MB]"] < 10.2 * table
+    assert plan["weights, Adam, average [MB]"] == round(16 * numbers / 1e6, 2) and plan["a checkpoint [MB]"] == round(16 * numbers / 1e6, 2)
+    assert 8 * table < plan["activations, zones, gradients [MB]"] < 11.5 * table
+    gradients = 4 * numbers / 1e6
     half = plan_size(config, make, lambda network, x, generator: {"loss": network.layers(x).square().sum()}, ranks=2)
-    assert half["activations and zones, estimate [MB]"] == pytest.approx(plan["activations and zones, estimate [MB]"] / 2, abs=0.01) and half["ranks"] == 2
+    assert half["activations, zones, gradients [MB]"] == pytest.approx((plan["activations, zones, gradients [MB]"] + gradients) / 2, abs=0.01) and half["ranks"] == 2
+    pieces = plan_size(config, make, lambda network, x, generator: {"loss": in_pieces(network.layers, 100, x).square().sum()})
+    assert 2 * table < pieces["activations, zones, gradients [MB]"] < 4.5 * table  # the whole output and its derivative, and a tenth of the rest
 
 
 @pytest.mark.parametrize("spoil, said", [
