@@ -40,7 +40,7 @@ $(STAMP): settings.ini setup.py pyproject.toml
 # Two runs of the same size and budget, with zones and without, side by side: each on one core, which is
 # what networks this small use well. The notebook finds both in LZN_RUNS and shows them.
 DEMO_TRAIN  = OMP_NUM_THREADS=1 $(BIN)/lzn joint --data digits --preset cpu --seed 0 --resume
-DEMO_REPORT = LZN_SEEDS=1 LZN_RUNS="$(CURDIR)/$(DEMO)" \
+DEMO_REPORT = OMP_NUM_THREADS=1 LZN_SEEDS=1 LZN_RUNS="$(CURDIR)/$(DEMO)" \
               $(BIN)/jupyter nbconvert --to html --execute nbs/22_joint.ipynb --output-dir $(DEMO) --log-level WARN
 
 demo: env ## train one model that draws, names and embeds digits, leave a report (FRESH=1 starts anew)
