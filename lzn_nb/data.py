@@ -141,25 +141,25 @@ def register(name: str) -> Callable:
 
 # %% ../nbs/03_data.ipynb #d3845796
 def load_data(
-    name: str, *, root: str | Path | None = None, image_size: int | None = None,
+    data: str, *, root: str | Path | None = None, image_size: int | None = None,
     skip_unreadable: bool = False, split_seed: int = 0, download: bool = False,
 ) -> ImageData:
-    """The data set `name`: "digits", "mnist", "cifar10" or "folder:PATH".
+    """The data set `data`: "digits", "mnist", "cifar10" or "folder:PATH".
 
     `root`: where MNIST and CIFAR-10 lie (else the environment variable LZN_DATA), where a relative PATH starts.
     `image_size`: resize to squares. `skip_unreadable`: decode a folder's files once and leave out the broken.
     `download`: let torchvision fetch MNIST or CIFAR-10. Raises `ValueError` for a wrong argument or content,
     `FileNotFoundError` for what is not there, `OSError` for an image that cannot be read."""
     known = ", ".join(f'"{kind}{":PATH" * (kind == "folder")}"' for kind in LOADERS)
-    kind, _, path = name.partition(":") if isinstance(name, str) else ("", "", "")
+    kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind not in LOADERS or bool(path) != (kind == "folder"):
-        raise ValueError(f"name: got {name!r}; wanted one of {known}")
+        raise ValueError(f"data: got {data!r}; wanted one of {known}")
     if image_size is not None and (type(image_size) is not int or image_size < 1):
         raise ValueError(f"image_size: got {image_size!r}; wanted a whole number of pixels, at least 1, or None")
     if type(split_seed) is not int or not 0 <= split_seed < 2**32:
         raise ValueError(f"split_seed: got {split_seed!r}; wanted a whole number from 0 to 2³² - 1")
     root = Path(root).expanduser() if root else None
-    return LOADERS[kind](Request(name, path, root, image_size, skip_unreadable, split_seed, download))
+    return LOADERS[kind](Request(data, path, root, image_size, skip_unreadable, split_seed, download))
 
 # %% ../nbs/03_data.ipynb #700f48b3
 def _resized(pixels: Tensor, size: int | None, top: int) -> tuple[Tensor, int]:
@@ -294,7 +294,7 @@ def _open_image(path: str, mode: str | None = None):
     "A decoded PIL image, converted to `mode` if that is given. Raises `OSError` that names the file."
     from PIL import Image
 
-    further = "put it right, or begin without it: skip_unreadable=True, or remove the file"
+    further = "put it right, remove it, or begin without it: skip_unreadable=True (lzn: --skip-unreadable)"
     try:
         with Image.open(path) as image:
             image.load()
@@ -378,7 +378,7 @@ def _load_folder(ask: Request) -> ImageData:
     folder = Path(os.path.abspath((ask.root or Path()) / Path(ask.path).expanduser()))
     if not folder.is_dir():
         trouble = "is not a folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"name: {ask.name!r} stands for {folder}, which {trouble}; wanted a folder of images")
+        raise FileNotFoundError(f"data: {ask.name!r} stands for {folder}, which {trouble}; wanted a folder of images")
     parts = _find_parts(folder)
     classes = tuple(_subfolders(parts["train"])) or (folder.name,)
     listed = {part: _list_images(where, classes) for part, where in parts.items()}

@@ -95,11 +95,11 @@ def integer_labels(labels, classes: int) -> Tensor:
 # %% ../nbs/06_network.ipynb #baf7005d
 class ImageInput(DataType):
     "Images `[b,c,h,w]` in [-1, 1] and how they come in: their shape is checked, an `encoder` network gives the anchors."
-    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, shape: tuple[int, int, int], latent_dim: int, *,
+    def __init__(self, encoder: nn.Module | None, decoder: nn.Module | None, shape: tuple[int, int, int], latent_dim: int, *,
                  zone_steps: int = 10, sample_steps: int = 20, condition: tuple[str, ...] = ("label",)):
         super().__init__(latent_dim, zone_steps)
         self.encoder, self.decoder, self.shape = encoder, decoder, tuple(shape)
-        self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder.classes else ()
+        self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder is not None and decoder.classes else ()
 
     def check(self, x) -> Tensor:
         "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or (not in training) NaN."
@@ -137,16 +137,16 @@ class ImageType(ImageInput):
 
     @reading
     def decode(self, z: Tensor, generator: torch.Generator | None = None, *, label: Tensor | None = None,
-               noise: Tensor | None = None, steps: int | None = None) -> Tensor:
-        "Draw an image for each latent `[m,q]`, from `noise` `[m,c,h,w]` or a draw from `generator`, in `steps` evaluations."
+               noise: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
+        "Draw an image for each latent `[m,q]`, from `noise` `[m,c,h,w]` or a draw from `generator`, in `steps` evaluations or by \"rk45\"; `options` of `sample`."
         noise = normal((len(z), *self.shape), generator, z) if noise is None else noise
-        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **self.given(z, label))
+        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **options, **self.given(z, label))
 
     @reading
-    def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | None = None) -> Tensor:
+    def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
         "Back to the noise of each image `[b,c,h,w]` given its latent `[b,q]`, and forward again [App. C]."
         steps = self.sample_steps if steps is None else steps
-        return self.decode(z, label=label, noise=invert(self.decoder, x, steps=steps, **self.given(z, label)), steps=steps)
+        return self.decode(z, label=label, noise=invert(self.decoder, x, steps=steps, **options, **self.given(z, label)), steps=steps, **options)
 
 # %% ../nbs/06_network.ipynb #8dbd7907
 class SharedSpace(nn.Module):

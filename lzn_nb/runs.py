@@ -210,8 +210,9 @@ def find_runs(folder: str | Path) -> list[Path]:
 
 
 def shorten(value) -> str:
-    "A figure or setting in few characters."
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    "A figure or setting in at most 24 characters."
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else text[:23] + "…"
 
 
 def summarize(out: Path) -> dict:

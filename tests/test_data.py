@@ -124,8 +124,8 @@ def test_digits_other_seed_and_size(digits):
 
 
 @pytest.mark.parametrize("name, options, what", [
-    ("digitz", {}, '"digits", "mnist", "cifar10", "folder:PATH"'), ("folder:", {}, "name"), ("folder", {}, "name"),
-    ("digits:8", {}, "name"), (None, {}, "name"), ("digits", {"image_size": 0}, "image_size"), ("digits", {"image_size": 8.0}, "image_size"),
+    ("digitz", {}, '"digits", "mnist", "cifar10", "folder:PATH"'), ("folder:", {}, "data"), ("folder", {}, "data"),
+    ("digits:8", {}, "data"), (None, {}, "data"), ("digits", {"image_size": 0}, "image_size"), ("digits", {"image_size": 8.0}, "image_size"),
     ("digits", {"split_seed": -1}, "split_seed"), ("digits", {"split_seed": "0"}, "split_seed"),
 ])  # fmt: skip
 def test_wrong_requests(name, options, what):

@@ -38,7 +38,7 @@ def test_untrained_losses_are_those_of_guessing():
 
 def test_both_losses_reach_the_encoder():
     network = joint_network(TINY, (1, 8, 8), 10)
-    last = network["image"].decoder.out[-1]
+    last = network["image"].decoder.heads[0][-1]
     torch.nn.init.normal_(last.weight, generator=torch.Generator().manual_seed(0))  # it starts at zero and would pass nothing on
     weight = next(network["image"].encoder.parameters())
     values = losses(TINY, network, *batch())
@@ -193,7 +193,7 @@ def test_data_too_small_is_refused_before_anything_is_written(tmp_path, per_clas
 
 def test_figures_with_a_number_are_shown_with_it():
     rows = results_table({"a": [{"frechet_4": 1.0, "frechet_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
-    assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FD, 4 evaluations", "proxy-FD, 30 evaluations"]
+    assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FID, 4 evaluations", "proxy-FID, 30 evaluations"]
 
 
 def test_a_report_says_where_it_comes_from_and_stands_without_curves(run, tmp_path):

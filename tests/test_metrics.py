@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.linalg import sqrtm
 
 from lzn_nb.data import load_data
-from lzn_nb.metrics import (Gaussianity, Judge, accuracy, class_entropy, frechet_distance, gaussianity, ks_distance, linear_probe,
+from lzn_nb.metrics import (Gaussianity, Judge, accuracy, class_entropy, clip_distance, compare_images, frechet_distance, gaussianity, inception_score,
+                            inside_share, kernel_distance, ks_distance, linear_probe, precision_recall,
                             reconstruction_error)
 
 
@@ -151,7 +152,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def judge(digits):
-    return Judge(*digits.train.tensors())
+    return Judge(*digits.train.tensors(), cache=None)
 
 
 def test_judge_reads_unseen_digits(digits, judge):
@@ -160,20 +161,43 @@ def test_judge_reads_unseen_digits(digits, judge):
         assert accuracy(judge.labels(images), labels) >= 0.97
 
 
-def test_features_are_the_hidden_layer(digits, judge):
-    "The class probabilities of scikit-learn's network follow from them by its last layer."
+def test_judge_tells_maps_features_and_logits(digits, judge):
     images, labels = digits.valid.tensors()
-    features = judge.features(images)
-    assert features.shape == (len(images), 64) and features.min() >= 0
-    logits = features.numpy() @ judge.network.coefs_[1] + judge.network.intercepts_[1]
-    assert np.allclose(torch.as_tensor(logits).softmax(1), judge.network.predict_proba(images.flatten(1).double().numpy()), atol=1e-9)
-    assert accuracy(torch.as_tensor(logits).argmax(1), labels) > 0.95
+    maps, features, logits = judge.look(images)
+    assert maps.shape == (len(images), 7 * 4 * 4) and features.shape == (len(images), 64) and logits.shape == (len(images), 10)
+    assert torch.equal(judge.features(images), features) and torch.equal(judge.labels(images), logits.argmax(1))
+    assert torch.allclose(judge.network.name(features), logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (3, 7, 7), (3, 28, 28), (1, 9, 13)])
+def test_judge_of_any_images(shape):
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(40, *shape, generator=generator) * 2 - 1, torch.arange(40) % 3
+    with torch.no_grad(): judge = Judge(images, labels, cache=None, updates=3)  # whoever calls it
+    assert judge.look(images)[2].shape == (40, 3) and judge.features(images).isfinite().all()
+
+
+def test_judge_is_kept_and_found_again(tmp_path, monkeypatch):
+    from lzn_nb import metrics
+    images, labels = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 2
+    first = Judge(images, labels, tmp_path, 20)
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+    monkeypatch.setattr(metrics, "fit_judge", None)  # would fail if it were trained again
+    assert torch.equal(Judge(images, labels, tmp_path, 20).features(images), first.features(images))
+    monkeypatch.undo()
+    Judge(images, 1 - labels, tmp_path, 20); Judge(images + 0.01, labels, tmp_path, 20)
+    assert len(list(tmp_path.iterdir())) == 3  # other labels or images, another judge
+    for file in tmp_path.iterdir(): file.write_bytes(file.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="cache: .* is damaged"): again = Judge(images, labels, tmp_path, 20)
+    assert torch.equal(again.features(images), first.features(images))
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="cache: cannot keep"): Judge(images, labels, tmp_path / "file", 1)
 
 
 def test_judge_is_a_function_of_the_training_images(digits, judge):
     images, _ = digits.valid.tensors()
     np.random.seed(1); torch.manual_seed(1)
-    again = Judge(*digits.train.tensors())
+    again = Judge(*digits.train.tensors(), cache=None)
     assert torch.equal(again.features(images), judge.features(images)) and torch.equal(again.labels(images), judge.labels(images))
 
 
@@ -187,8 +211,82 @@ def test_judge_sees_what_a_viewer_sees(digits, judge):
 def test_judge_refuses_nan(digits, judge):
     images, labels = digits.valid.tensors()
     images[2, 0, 3, 3] = math.nan
-    for call in (judge.labels, judge.features, lambda x: Judge(x, labels)):
+    for call in (judge.labels, judge.features, lambda x: Judge(x, labels, None)):
         with pytest.raises(ValueError, match="images: 1 of 180 rows"): call(images)
+
+
+# -- distances, scores, balls -------------------------------------------------------------------
+def test_kernel_distance_is_that_of_clean_fid_on_all_pairs():
+    fid = pytest.importorskip("cleanfid.fid")
+    a, b = normal(60, 5), normal(60, 5, seed=1) + 0.5
+    assert kernel_distance(a, b, block=7) == pytest.approx(fid.kernel_distance(a.numpy(), b.numpy(), num_subsets=1, max_subset_size=60), rel=1e-9)
+
+
+def test_figures_are_those_of_torchmetrics():
+    "KID, IS and FID of another code, through an extractor that hands on the features."
+    image = pytest.importorskip("torchmetrics.image")
+    class HandOn(torch.nn.Module):
+        num_features = 6
+        def forward(self, x): return x.flatten(1).double()
+    a, b = normal(80, 6), 1.3 * normal(80, 6, seed=1) + 0.4
+    as_images = lambda x: x[:, :, None, None]
+    kid = image.kid.KernelInceptionDistance(feature=HandOn(), subsets=1, subset_size=80)
+    fid = image.fid.FrechetInceptionDistance(feature=HandOn(), input_img_size=(6, 1, 1)).set_dtype(torch.float64)
+    for metric in (kid, fid):
+        metric.update(as_images(a), real=True); metric.update(as_images(b), real=False)
+    assert float(kid.compute()[0]) == pytest.approx(kernel_distance(a, b), rel=1e-4, abs=1e-5)
+    assert float(fid.compute()) == pytest.approx(frechet_distance(a, b), rel=1e-5)
+    score = image.inception.InceptionScore(feature=HandOn(), splits=1)
+    score.update(as_images(a))
+    assert float(score.compute()[0]) == pytest.approx(inception_score(a), rel=1e-5)
+
+
+def test_identical_sets_are_at_distance_nothing():
+    a = normal(50, 4)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9) and clip_distance(a, a) == pytest.approx(0, abs=1e-9)
+    assert precision_recall(a, a) == (1, 1) and kernel_distance(a, a) < 0  # unbiased: the pairs with themselves count once
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_blocks_change_nothing(block):
+    a, b = normal(23, 3), normal(31, 3, seed=1) + 1
+    assert kernel_distance(a, b, block) == pytest.approx(kernel_distance(a, b), rel=1e-12)
+    assert clip_distance(a, b, block=block) == pytest.approx(clip_distance(a, b), rel=1e-12)
+    assert inside_share(a, b, 3, block) == inside_share(a, b, 3)
+
+
+def test_balls_by_brute_force():
+    drawn, real = normal(40, 2), 0.7 * normal(50, 2, seed=1) + 0.3
+    def share(points, centres):
+        radii = [sorted(math.dist(c, o) for o in centres.tolist())[3] for c in centres.tolist()]
+        return sum(any(math.dist(p, c) <= r for c, r in zip(centres.tolist(), radii)) for p in points.tolist()) / len(points)
+    assert precision_recall(drawn, real) == pytest.approx((share(drawn, real), share(real, drawn)))
+    with pytest.raises(ValueError, match="k: got 3 for 3 images"): precision_recall(drawn, real[:3])
+
+
+def test_inception_score_averages_over_splits():
+    logits = normal(30, 4)
+    parts = [inception_score(logits[k:k + 10]) for k in (0, 10, 20)]
+    assert inception_score(logits, split=10) == pytest.approx(sum(parts) / 3)
+
+
+def test_clip_distance_knows_directions_only():
+    a, b = normal(20, 5), normal(20, 5, seed=1)
+    assert clip_distance(3 * a, b) == pytest.approx(clip_distance(a, b)) == pytest.approx(clip_distance(b, a))
+
+
+@pytest.mark.parametrize("measure", [kernel_distance, clip_distance, precision_recall])
+def test_features_that_cannot_be_compared_are_refused(measure):
+    with pytest.raises(ValueError, match="got width 3, wanted 4"): measure(*((normal(10, 4), normal(10, 3)) if measure is not precision_recall else (normal(10, 3), normal(10, 4))))
+    with pytest.raises(ValueError, match="rows hold NaN"): measure(normal(10, 4), normal(10, 4) / 0)
+
+
+def test_comparison_says_by_what_and_how(digits, judge):
+    drawn, real = digits.valid.tensors()[0], digits.train.tensors()[0]
+    results = compare_images(drawn, real, judge, evaluations=8)
+    assert [result.name for result in results] == [f"proxy-{name}" for name in ("FID", "sFID", "KID", "IS", "precision", "recall")]
+    assert results[0].value == frechet_distance(judge.features(drawn), judge.features(real))
+    assert str(results[0]).startswith("| proxy-FID | ") and "drawn 180, real 1,258" in str(results[0]) and "evaluations 8" in str(results[0])
 
 
 # -- Gaussianity ------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def build(dropout=0.0, latent_dim=Q, classes=CLASSES, encoder=True):
     image = ImageType(coder, UNetDecoder(1, 8, latent_dim=latent_dim, classes=classes, **body), SHAPE, Q, sample_steps=3)
     network = LatentZoningNetwork({"image": image, "label": LabelType(CLASSES, Q)})
     for weight in image.parameters(): weight += 0.1 * torch.randn(weight.shape)
-    for tap in image.encoder.taps if encoder else (): tap[-1].weight *= 20      # anchors well apart
+    for tap in image.encoder.taps.values() if encoder else (): tap[-1].weight *= 20      # anchors well apart
     return network
 
 
@@ -306,3 +306,13 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
 ])
 def test_wrong_questions_are_refused(network, x, message, ask):
     with pytest.raises(ValueError, match=message): ask(network, x)
+
+
+@pytest.mark.parametrize("steps", [2, "rk45"])
+def test_images_are_drawn_by_any_solver_in_pieces_and_counted(steps):
+    network, counts = build(), []
+    draw = lambda **options: network.generate("image", label=[0, 1, 2, 0, 1], generator=torch.Generator().manual_seed(0), steps=steps, **options)
+    pieces = draw(chunk=2, tell=lambda evaluations, images: counts.append((evaluations, images)))
+    assert torch.allclose(draw(), pieces, atol=1e-5 if steps == 2 else 2e-2) and [images for _, images in counts] == [2, 2, 1]
+    assert all(evaluations == 2 if steps == 2 else evaluations > 10 for evaluations, _ in counts)
+    assert network["image"].reconstruct(pieces, torch.randn(5, Q), torch.tensor([0, 1, 2, 0, 1]), steps=steps, chunk=3).shape == pieces.shape

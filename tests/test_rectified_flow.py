@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lzn_nb.rectified_flow import euler, interpolate, invert, rectified_flow_loss, sample
+from lzn_nb.rectified_flow import euler, euler_steps, interpolate, invert, line_end, line_start, rectified_flow_loss, rk45, sample
 
 GOLDENS = np.load(Path(__file__).parent / "goldens/samplers.npz")
 
@@ -42,6 +42,78 @@ def test_many_steps_come_near_the_true_path(condition):
     x0, truth = torch.tensor(GOLDENS["x0"], dtype=torch.float64), GOLDENS[f"rk45_{condition}__sample_truth_f64"]
     errors = [np.abs(sample(golden_velocity, x0, steps=n, **given).numpy() - truth).max() for n in (100, 200)]
     assert errors[1] < 0.02 and errors[0] / errors[1] == pytest.approx(2, rel=0.1)
+
+
+def golden_given(condition, dtype=torch.float64): return {name: torch.tensor(GOLDENS[name], dtype=dtype) for name in ("latent", "label") if name in condition}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("condition", GOLDENS["conditions"].tolist())
+def test_published_rk45(condition, dtype):
+    "The published one shares its steps and its error among the images; ours has the error for each: at least as near to the truth, for about as many evaluations."
+    given, found, counts = golden_given(condition, dtype), {}, []
+    for function, start, name in ((sample, "x0", "sample"), (invert, "x1", "inverse_x0")):
+        found[name] = function(golden_velocity, torch.tensor(GOLDENS[start], dtype=dtype), steps="rk45", tell=lambda n, images: counts.append(n), **given)
+        published, truth = (GOLDENS[f"rk45_{condition}__{name}{suffix}"] for suffix in ("", "_truth_f64"))
+        assert np.abs(found[name].double().numpy() - truth).max() <= 5e-4 and np.abs(found[name].double().numpy() - published).max() <= 3e-4
+    for count, name in zip(counts, ("sample_nfe", "inverse_nfe")): assert abs(count - int(GOLDENS[f"rk45_{condition}__{name}"])) <= 6
+    back = sample(golden_velocity, found["inverse_x0"], steps="rk45", **given).double().numpy()
+    error = np.linalg.norm((back - GOLDENS["x1"]).reshape(len(back), -1), axis=1).mean()
+    assert error <= max(2 * float(GOLDENS[f"rk45_{condition}__roundtrip_l2_mean"]), 5e-3)
+
+
+@pytest.mark.parametrize("condition", GOLDENS["conditions"].tolist())
+def test_published_predictions_on_the_way(condition):
+    steps = min(GOLDENS["euler_steps"].tolist())
+    given, eps = golden_given(condition), float(GOLDENS["eps"])
+    velocity, (x0, x1) = lambda x, t: golden_velocity(x, t, **given), (torch.tensor(GOLDENS[name], dtype=torch.float64) for name in ("x0", "x1"))
+    ends = [line_end(x, x0, t) for t, x, _ in euler_steps(velocity, x0, eps, 1.0, steps)]
+    starts = [line_start(x, x1, t) for t, x, _ in euler_steps(velocity, x1, 1.0, eps, steps)]
+    for found, name in ((ends, "sample_all_x1"), (starts, "inverse_all_x0")):
+        wanted = GOLDENS[f"euler_{condition}_N{steps}__{name}_f64"]
+        assert np.abs(torch.stack(found).numpy() - wanted).max() <= 1e-6 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize("tol", [1e-3, 1e-6])
+def test_rk45_bounds_the_error_of_each_image(tol):
+    "One image with a steep velocity among many easy ones, whose mean would hide it."
+    hard = torch.tensor([0.0] * 63 + [8.0], dtype=torch.float64)[:, None]
+    end = rk45(lambda x, t: hard * x.cos() * t[:, None], torch.ones(64, 1, dtype=torch.float64), 0.0, 1.0, tol)
+    alone = rk45(lambda x, t: 8 * x.cos() * t[:, None], torch.ones(1, 1, dtype=torch.float64), 0.0, 1.0, 1e-11)
+    assert (end[:63] == 1).all() and abs(end[63] - alone[0]) < 10 * tol
+
+
+@pytest.mark.parametrize("steps", [3, "rk45"])
+@pytest.mark.parametrize("function", [sample, invert])
+def test_chunks_change_nothing_and_are_counted(function, steps):
+    given, x, counts = {name: value[:3].repeat(2, 1) for name, value in golden_given("latent_label").items()}, torch.randn(6, 3, 4, 4, dtype=torch.float64), []
+    given["latent"] = torch.randn(6, 5, dtype=torch.float64)
+    whole = function(golden_velocity, x, steps=steps, **given)
+    parts = function(golden_velocity, x, steps=steps, chunk=4, tell=lambda n, images: counts.append((n, images)), **given)
+    assert torch.allclose(whole, parts, atol=0 if steps == 3 else 1e-3, rtol=0)
+    assert [images for _, images in counts] == [4, 2] and all(n == 3 if steps == 3 else n > 10 for n, _ in counts)
+
+
+def test_progress_is_shown(capsys):
+    sample(lambda x, t: -x, torch.zeros(6, 1, 2, 2), steps=4, chunk=3, progress=True)
+    assert "6/6" in capsys.readouterr().err.replace("6.0/6", "6/6")
+    sample(lambda x, t: -x, torch.zeros(6, 1, 2, 2), steps="rk45")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [2, "rk45"])
+def test_no_images_give_none(steps): assert sample(lambda x, t: x, torch.zeros(0, 1, 2, 2), steps=steps).shape == (0, 1, 2, 2)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"steps": "rk4"}, "steps: got 'rk4', wanted an integer ≥ 1, or 'rk45'"), ({"steps": 0}, "steps: got 0"), ({"steps": "rk45", "tol": 0}, "tol: got 0"),
+                                                  ({"steps": "rk45", "tol": "fine"}, "tol: got 'fine'"), ({"chunk": 0}, "chunk: got 0"), ({"chunk": 2.5}, "chunk: got 2.5"), ({"t_min": 1}, "t_min: got 1")])
+def test_wrong_ways_to_sample_are_refused(options, message):
+    for function in (sample, invert):
+        with pytest.raises(ValueError, match=message): function(lambda x, t: x, torch.zeros(2, 1, 2, 2), **options)
+
+
+def test_velocity_that_is_not_finite_is_said():
+    with pytest.raises(FloatingPointError, match="velocity: not finite"): sample(lambda x, t: x / 0, torch.ones(2, 1, 2, 2), steps="rk45")
 
 
 # -- loss -------------------------------------------------------------------------------------

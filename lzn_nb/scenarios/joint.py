@@ -355,7 +355,7 @@ def plan_joint(data: str = "digits", preset: str = "cpu", *, seed: int = 0, devi
 FIGURES = {
     "accuracy": ("test accuracy, α = 0", "{:.2%}"), "accuracy_noisy": ("test accuracy, α = 1", "{:.2%}"),
     "probe": ("linear probe on anchors", "{:.2%}"), "agreement": ("drawn digit is the one asked for", "{:.2%}"),
-    "entropy": ("class entropy of free samples [bits]", "{:.2f}"), "frechet": ("proxy-FD, {} evaluations", "{:.2f}"), "reconstruction": ("reconstruction error ℓ2", "{:.3f}"),
+    "entropy": ("class entropy of free samples [bits]", "{:.2f}"), "frechet": ("proxy-FID, {} evaluations", "{:.2f}"), "reconstruction": ("reconstruction error ℓ2", "{:.3f}"),
     "gauss_mean": ("latents: size of the mean (chance: 1)", "{:.2f}"), "gauss_variance": ("latents: variance (1)", "{:.3f}"),
     "gauss_correlation": ("latents: size of correlations (1)", "{:.2f}"), "gauss_rejected": ("latents: coordinates rejected by KS (0.05)", "{:.2f}"),
     "gauss_passed": ("latents: pass the Gaussianity check", "{:.0%}"),
