@@ -80,14 +80,15 @@ export: env ## clean the notebooks, write lzn_nb/ and README.md from them (after
 	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python tools/make_readme.py
 
 BOOK := runs/book
-RUNS := "joint 0" "joint 1" "joint 2" "rf 0 --baseline rf" "rf 1 --baseline rf" "rf 2 --baseline rf"
+# command, name of the folder, options: with zones and without, each with three seeds
+RUNS := $(foreach k,0 1 2,"generation generation $(k)" "generation generation-rf $(k) --baseline rf" "joint joint $(k)" "joint rf $(k) --baseline rf")
 
-book: env ## run every notebook anew with its full settings and keep the outputs (20 minutes; trains 3 seeds)
-	@echo "== Training three seeds with and without zones, two runs at a time: about 10 minutes on two cores"
+book: env ## run every notebook anew with its full settings and keep the outputs (an hour; trains 3 seeds)
+	@echo "== Training three seeds with and without zones, two runs at a time: about 40 minutes on two cores"
 	@rm -rf $(BOOK)
-	@printf '%s\n' $(RUNS) | xargs -P 2 -L 1 sh -c 'k=$$1 s=$$2; shift 2; \
-	  OMP_NUM_THREADS=1 $(BIN)/lzn joint --preset cpu --seed $$s --out $(BOOK)/$$k-seed$$s --quiet "$$@" >/dev/null' sh
-	@echo "== Executing all notebooks in place: about 10 minutes"
+	@printf '%s\n' $(RUNS) | xargs -P 2 -L 1 sh -c 'what=$$1 k=$$2 s=$$3; shift 3; \
+	  OMP_NUM_THREADS=1 $(BIN)/lzn $$what --preset cpu --seed $$s --out $(BOOK)/$$k-seed$$s --quiet "$$@" >/dev/null' sh
+	@echo "== Executing all notebooks in place: about 20 minutes"
 	@for page in nbs/[0-9]*.ipynb nbs/index.ipynb; do echo "-- $$page"; \
 	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level ERROR $$page || exit 1; done
 	@$(MAKE) --no-print-directory export

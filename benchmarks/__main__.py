@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import accuracy, full_set, gpu, memory, scaling, speed, training
+from benchmarks import accuracy, full_set, gpu, memory, rates, scaling, speed, training
 from benchmarks.process import on_gpu
 from benchmarks.report import TABLES, render
 
 RESULTS = Path(__file__).parent / "results"
 MEASURE = {"speed": speed.measure, "memory": memory.measure, "accuracy": accuracy.measure, "full-set": full_set.measure, "gpu": gpu.measure, "training": training.measure,
-           "scaling": scaling.measure}
+           "scaling": scaling.measure, "rates": rates.measure}
 
 # Sizes that try the code in seconds; their numbers mean nothing.
 TINY = {
@@ -21,8 +21,9 @@ TINY = {
     "accuracy": dict(families=["gaussian-q16", "gaussian-q2"], seeds=(0,), n=40, truth_steps=50),
     "full-set": dict(m=60, n=200, q=16, steps=3, repeats=2),
     "gpu": dict(shapes=((40, 24),), steps=2, pairs=2, repeats=2),
-    "training": dict(batch=16, repeats=2, options={"as it is again": {}, "pieces of a quarter": {"piece": -4}}),
+    "training": dict(batch=16, repeats=2, overhead=(16,), options={"as it is again": {}, "pieces of a quarter": {"piece": -4}}),
     "scaling": dict(updates=[(16, 8, 3, 1), (16, 8, 3, 2)], small=8, large=256, repeats=3),
+    "rates": dict(ratios=(0.25,), seeds=(0, 1), preset="tiny", steps=2, drawn=20),
 }
 
 
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def options(table: str, args: argparse.Namespace) -> dict:
     "Arguments of the table's `measure`: the tiny ones, then what the command line says."
     chosen = dict(TINY[table]) if args.tiny else {}
-    if table in ("accuracy", "training", "scaling"): return chosen
+    if table in ("accuracy", "training", "scaling", "rates"): return chosen
     if args.n and table in ("speed", "full-set"): chosen["n"] = args.n
     if args.n and table == "memory": chosen["sizes"] = sorted({n for n in chosen.get("sizes", memory.SIZES) if n < args.n} | {args.n})
     if args.m and table == "full-set": chosen["m"] = args.m

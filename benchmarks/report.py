@@ -237,18 +237,39 @@ def training(result: dict) -> str:
     split = grid(["part of an update", *parts], [[name, *(cell(scenario, name) for scenario in parts)] for name in parts["joint"]])
     rows = [[name, row["skipped"], "", "", "", ""] if "skipped" in row else
             [name, duration(row["first"]), duration(row["seconds"]), duration(row["plain"]), f"{times(row['gain'])} ({row['gain_min']:.2f}–{row['gain_max']:.2f})", f"{row['loss']:.4f}"] for name, row in result["options"].items()]
-    return (f"Updates of the three scenarios with the networks of the joint one, preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
+    share = lambda found, name: f"{duration(found[name])} ({found[name] / found['update']:.1%})"
+    more = grid(["samples an update", "update", "networks, forward and backward", "zones"],
+                [[f"{int(size):,}", duration(found["update"]), share(found, "networks, forward and backward"), share(found, "zones and alignment")] for size, found in result["overhead"].items()])
+    return (f"Updates of the three scenarios (the second with the networks of the third), preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
+            f"What zones add to an update of the first scenario, beside encoder and decoder, by the size of the batch:\n\n{more}\n\n"
             f"What the options bring: updates of the joint scenario with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
             f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}\n\n"
             f"Images from a folder: a batch of JPEG files of {p['photo']} × {p['photo']}, reduced to 8 × 8, read one by one between updates, or by `batches`: by threads, ahead where a core is free.\n\n"
             f"{grid(['', *reading], [[name, *(duration(found[name]) for found in reading.values())] for name in next(iter(reading.values()))])}")
 
 
+# -- rates -----------------------------------------------------------------------------------------
+
+def rates(result: dict) -> str:
+    p = result["protocol"]
+    def cell(runs: list[dict], name: str) -> str:
+        values = [run[name] for run in runs]
+        mean = sum(values) / len(values)
+        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+        return f"{mean:.3f} ± {spread:.3f}" if mean < 0.1 else f"{mean:.2f} ± {spread:.2f}"
+
+    names = {"fid_2": "2 evaluations", "fid_4": "4", "fid_8": "8", "fid_50": "50", "curvature": "curvature", "reconstruction_test": "reconstruction"}
+    rows = [[name, *(cell(runs, key) for key in names)] for name, runs in result["rows"].items()]
+    return (f"The generation scenario, preset {p['preset']}, by the ratio of the encoder's learning rate to the decoder's ({p['rate_decoder']:g}): proxy-FID of {p['drawn']:,} drawn images against the *validation* split, curvature of the paths, "
+            f"reconstruction of validation images by RK45. {p['data']}; {p['steps']:,} updates of {p['batch']}, latent {p['latent_dim']}, {count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n"
+            f"{grid(['ratio', *names.values()], rows)}")
+
+
 # -- all -------------------------------------------------------------------------------------------
 
 TABLES = {"speed": (speed, "Speed"), "memory": (memory, "Time and memory by batch size"), "accuracy": (accuracy, "Accuracy by evaluation"),
           "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "Updates of the scenarios, and what makes them faster"),
-          "scaling": (scaling, "Updates on one rank and on two")}
+          "scaling": (scaling, "Updates on one rank and on two"), "rates": (rates, "The learning rate of the encoder")}
 
 
 def render(result: dict, title: bool = True) -> str:

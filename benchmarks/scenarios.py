@@ -4,18 +4,9 @@ import torch
 from lzn_nb.alignment import alignment_loss
 from lzn_nb.parallel import drawn_rows, zones_of_batch
 from lzn_nb.rectified_flow import velocity_errors
-from lzn_nb.scenarios.joint import joint_components, joint_losses
-from lzn_nb.training import Trainer
-
-
-def generation(config, network, images, labels, generator, n):
-    "Scenario 1: the latent of an image's zone tells the decoder what to draw."
-    image = network["image"]
-    zones, mine, extra = zones_of_batch(image, images, n, config.piece or None, config.ring)
-    draw = lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
-    z = zones.encode(mine, draw(torch.randn, image.latent_dim))
-    x0, t = draw(torch.randn, *images.shape[1:]), draw(torch.rand)
-    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(z, 0 * labels)).mean() + extra}
+from lzn_nb.scenarios.generation import GENERATION, generation_losses
+from lzn_nb.scenarios.joint import JOINT, joint_losses
+from lzn_nb.training import Trainer, get_preset
 
 
 def representation(config, network, images, labels, generator, n):
@@ -28,9 +19,9 @@ def representation(config, network, images, labels, generator, n):
 
 def drawing(config, network, images, labels, generator, n):
     "Scenarios 1 and 3 without zones: the anchors themselves as latents, in the same networks."
-    image = network["image"]
+    image, others = network["image"], [p for name, p in network.named_parameters() if not name.startswith("types.image.")]
     x0, t = torch.randn(images.shape, generator=generator), torch.rand(len(images), generator=generator)
-    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(image.anchors(images), labels)).mean() + 0 * network["label"].matrix.sum()}
+    return {"loss": velocity_errors(image.decoder, images, x0, t, **image.given(image.anchors(images), labels)).mean() + 0 * sum(p.sum() for p in others)}
 
 
 def two_views(config, network, images, labels, generator, n):
@@ -39,13 +30,21 @@ def two_views(config, network, images, labels, generator, n):
     return {"loss": sum(image.anchors(images + 0.1 * torch.randn(images.shape, generator=generator)).square().mean() for _ in range(2))}
 
 
-LOSSES = {"generation": generation, "representation": representation, "joint": joint_losses}
+LOSSES = {"generation": generation_losses, "representation": representation, "joint": joint_losses}
 WITHOUT_ZONES = {"generation": drawing, "representation": two_views, "joint": drawing}
-TRAINED = {"generation": ("decoder", "encoder"), "representation": ("encoder",), "joint": ("decoder", "encoder", "label")}
+PARTS = {"generation": (GENERATION, ("decoder", "encoder")), "representation": (JOINT, ("encoder",)), "joint": (JOINT, ("decoder", "encoder", "label"))}
+
+
+def network_of(scenario: str, preset: str, shape: tuple, classes: int, seed: int = 0, **changes):
+    "Configuration and untrained network of a scenario (of the second, until it has its own, an equivalent)."
+    owner, _ = PARTS[scenario]
+    config = get_preset(owner.presets, preset, **changes)
+    return config, owner.network(config, shape, classes, seed)
 
 
 def trainer_of(scenario: str, config, network, losses=None) -> Trainer:
-    "A trainer of the parts of a joint `network` that a scenario has, ready for its updates (or those of other `losses`)."
-    parts = {name: part for name, part in joint_components(config, network).items() if name in TRAINED[scenario]}
+    "A trainer of the parts of a `network` that a scenario has, ready for its updates (or those of other `losses`)."
+    owner, names = PARTS[scenario]
+    parts = {name: part for name, part in owner.components(config, network).items() if name in names}
     (trainer := Trainer(network, config, parts)).begin(lambda *batch: (losses or LOSSES[scenario])(config, *batch, n=config.zone_batch))
     return trainer

@@ -1,5 +1,4 @@
 """Where the time of an update goes, in each scenario, and what makes it faster: options, and images that are read ahead."""
-import dataclasses
 import os
 import tempfile
 import time
@@ -14,9 +13,8 @@ from PIL import Image
 
 from benchmarks import machine
 from benchmarks.process import fresh
-from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, trainer_of
+from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, network_of, trainer_of
 from lzn_nb.data import batches, load_data
-from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
 from lzn_nb.training import run_update, step_generator
 
 OPTIONS = {"as it is again": {}, "channels last": {"channels_last": True}, "torch.compile": {"compile": True}, "bf16": {"precision": "bf16"}, "pieces of a quarter": {"piece": -4}}
@@ -25,8 +23,8 @@ OPTIONS = {"as it is again": {}, "channels last": {"channels_last": True}, "torc
 def ready(batch: int, options: dict, scenario: str = "joint", zones: bool = True, data=None, seed: int = 0):
     "A trainer of the preset `cpu` on digits (or other data), and its first batches."
     options = {name: batch // -value if name == "piece" else value for name, value in options.items()}
-    config, data = dataclasses.replace(JOINT_PRESETS["cpu"], batch=batch, **options), data or load_data("digits")
-    network = joint_network(config, data.shape, data.num_classes, seed)
+    data = data or load_data("digits")
+    config, network = network_of(scenario, "cpu", data.shape, data.num_classes, seed, **{"batch": batch} | options)
     trainer = trainer_of(scenario, config, network, None if zones else WITHOUT_ZONES[scenario])
     return trainer, batches(data.train, batch, seed=seed)
 
@@ -94,12 +92,16 @@ def reading_of(batch: int, repeats: int, size: int, threads: int) -> dict:
     return found
 
 
-def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, tell: Callable = lambda text: None) -> dict:
+def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, overhead: tuple = (256, 2000), tell: Callable = lambda text: None) -> dict:
     "The table `training`."
     found = {"parts": {}, "options": {}}
     for scenario in LOSSES:
         tell(f"training: parts of an update of {batch}, {scenario}")
         found["parts"][scenario] = fresh("benchmarks.training:parts_of", scenario=scenario, batch=batch, repeats=repeats)
+    found["overhead"] = {}
+    for size in overhead:
+        tell(f"training: what zones add to an update of {size:,}, generation")
+        found["overhead"][str(size)] = fresh("benchmarks.training:parts_of", scenario="generation", batch=size, repeats=max(3, min(repeats, 10)))
     tell("training: images read ahead")
     cores = os.cpu_count() or 1
     found["reading"] = {f"{k} of {cores} cores compute": fresh("benchmarks.training:reading_of", batch=batch, repeats=repeats, size=photo, threads=k) for k in sorted({1, cores})}

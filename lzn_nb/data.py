@@ -254,9 +254,11 @@ def _subfolders(folder: Path) -> list[str]:
 def _find_parts(folder: Path) -> dict[str, Path]:
     "The folder of each part, train, val, test; where there are no parts, `train` is the folder itself."
     names = _subfolders(folder)
-    if "train" not in names or not set(names) <= set(_PARTS):
+    kinds = {name.rpartition("_")[0] for name in names}
+    stem = len(f"{kinds.pop()}_") if len(kinds) == 1 and kinds != {""} else 0  # bedroom_train and bedroom_val
+    if "train" not in (parts := [name[stem:] for name in names]) or not set(parts) <= set(_PARTS):
         return {"train": folder}
-    found = {_PARTS[name]: folder / name for name in names}
+    found = {_PARTS[part]: folder / name for part, name in zip(parts, names)}
     if len(found) < len(names):
         raise ValueError(f"folder {folder}: holds {names}; wanted one validation part at most, not several names for it")
     return found

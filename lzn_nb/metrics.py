@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'CACHE', 'accuracy', 'class_entropy', 'check_features', 'linear_probe', 'JudgeNetwork', 'fit_judge',
-           'kept_judge', 'Judge', 'covariance_root', 'frechet_distance', 'kernel_distance', 'clip_distance',
-           'inception_score', 'inside_share', 'precision_recall', 'Result', 'compare_images', 'reconstruction_error',
-           'ks_distance', 'ks_limit', 'Gaussianity', 'smallest_of', 'variance_tests', 'gaussianity']
+           'kept_judge', 'as_seen', 'quarter_turns', 'Judge', 'covariance_root', 'frechet_distance', 'kernel_distance',
+           'clip_distance', 'inception_score', 'inside_share', 'precision_recall', 'Result', 'compare_images',
+           'reconstruction_error', 'ks_distance', 'ks_limit', 'Gaussianity', 'smallest_of', 'variance_tests',
+           'gaussianity']
 
 # %% ../nbs/08_metrics.ipynb #9f4a1d02
 import hashlib
@@ -118,29 +119,41 @@ def kept_judge(images: Tensor, labels: Tensor, cache: str | Path | None, updates
     except OSError as error: warnings.warn(f"cache: cannot keep the judge in {cache} ({error.strerror}); it is trained anew the next time")
     return network
 
+# %% ../nbs/08_metrics.ipynb #2f3da01a
+def as_seen(images: Tensor) -> Tensor:
+    "`images` `[n,c,h,w]` as a viewer sees them: clipped to [-1, 1], without history, on the CPU; large ones from afar, 32 pixels high or wide at most. `ValueError` for NaN."
+    check_features("images", images.flatten(1))
+    (h, w), seen = images.shape[-2:], images.detach().cpu().float().clamp(-1, 1)
+    if max(h, w) <= 32: return seen
+    return F.interpolate(seen, (max(1, 32 * h // max(h, w)), max(1, 32 * w // max(h, w))), mode="bilinear", antialias=True)
+
+
+def quarter_turns(images: Tensor) -> tuple[Tensor, Tensor]:
+    "Square `images` `[n,c,h,h]` turned by 0 to 3 quarters `[4n,c,h,h]`, and by how many `[4n]`: a task for a judge where there are no classes. `ValueError` for others."
+    if images.shape[-1] != images.shape[-2]: raise ValueError(f"images: got {list(images.shape[-2:])} pixels, wanted squares where all have one label")
+    return torch.cat([images.rot90(k, (2, 3)) for k in range(4)]), torch.arange(4).repeat_interleave(len(images))
+
+
 # %% ../nbs/08_metrics.ipynb #6e48014d
 class Judge:
     """A classifier fitted to real images only, to read drawn ones: their labels, and features to compare them by.
 
-    `images` `[n,c,h,w]` in [-1, 1], `labels` `[n]` are the training split, and it is a function of them; kept in the folder `cache` (None: nowhere). `ValueError` for NaN.
+    `images` `[n,c,h,w]` in [-1, 1], `labels` `[n]` are the training split, and it is a function of them; kept in the folder `cache` (None: nowhere).
+    Where all have one label it learns to tell by which quarter turns an image was turned. `ValueError` for NaN.
     """
     name = "proxy"  # stands before the names of the figures that rest on it
 
     def __init__(self, images: Tensor, labels: Tensor, cache: str | Path | None = CACHE, updates: int = 400):
         if len(images) != len(labels): raise ValueError(f"labels: got {len(labels)}, wanted {len(images)}, one for each image")
-        self.network = kept_judge(self.pixels(images), labels.cpu().long(), cache, updates)
-        self.description = f"network of 64 features fitted to {len(images):,} training images ({RECIPE}, {updates} updates)"
-
-    @staticmethod
-    def pixels(images: Tensor) -> Tensor:
-        "As a viewer sees them: clipped, without history, on the CPU."
-        check_features("images", images.flatten(1))
-        return images.detach().cpu().float().clamp(-1, 1)
+        task, (seen, told) = "", (as_seen(images), labels.cpu().long())
+        if len(told) and (told == told[0]).all(): task, (seen, told) = ", to tell quarter turns", quarter_turns(seen)
+        self.network = kept_judge(seen, told, cache, updates)
+        self.description = f"network of 64 features fitted to {len(images):,} training images ({RECIPE}, {updates} updates{task})"
 
     @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "Maps `[n,f]` of the middle size (seven channels), features `[n,64]` and logits `[n,classes]` of `images` `[n,c,h,w]`."
-        parts = [self.network(part) for part in self.pixels(images).split(500)]
+        parts = [self.network(part) for part in as_seen(images).split(500)]
         return torch.cat([maps[:, :7].flatten(1) for maps, _, _ in parts]), torch.cat([f for _, f, _ in parts]), torch.cat([logits for _, _, logits in parts])
 
     def labels(self, images: Tensor) -> Tensor: return self.look(images)[2].argmax(1)  # the class each looks like, `[n]`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['interpolate', 'ask', 'check_t_min', 'velocity_errors', 'rectified_flow_loss', 'euler_steps', 'euler', 'rk45',
-           'follow', 'by_chunks', 'sample', 'line_start', 'line_end', 'invert']
+           'follow', 'by_chunks', 'sample', 'line_start', 'line_end', 'invert', 'curvature']
 
 # %% ../nbs/05_rectified_flow.ipynb #54b73cdc
 from typing import Callable, Iterator
@@ -150,3 +150,13 @@ def invert(decoder: Callable, x1: Tensor, *, steps: int | str = 20, t_min: float
         state, asked = follow(decoder, x, 1.0, t_min, steps, tol, done, **part)
         return line_start(state, x, t_min) if onwards else state, asked
     return by_chunks(back, x1, chunk, progress, tell, given)
+
+# %% ../nbs/05_rectified_flow.ipynb #af130f87
+@torch.no_grad()
+def curvature(decoder: Callable, x0: Tensor, *, steps: int = 100, t_min: float = 1e-3, **given) -> float:
+    "How far the velocity turns on the way: E ∫‖v - (x_1 - x_0)‖² dt / E ‖x_1 - x_0‖² over Euler's `steps` from the noise `x0` `[b,…]`; 0 for straight paths. `given` goes to the decoder."
+    check_t_min(t_min)
+    met = torch.stack([v for _, _, v in euler_steps(lambda x, t: ask(decoder, x, t, **given), x0, t_min, 1.0, steps)]).flatten(2)
+    whole = met.mean(0)  # the straight line's: in equal steps, the mean of the velocities met
+    return float((met - whole).square().sum(2).mean() / whole.square().sum(1).mean())
+

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import accuracy, full_set, gpu, memory, process, report, scaling, speed, training
+from benchmarks import accuracy, full_set, gpu, memory, process, rates, report, scaling, speed, training
 from benchmarks.candidates import CANDIDATES, make_question, prepared
 from lzn_nb.zones import LatentZones
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling}
+MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling, "rates": rates}
 
 
 @pytest.fixture
@@ -154,7 +154,8 @@ def test_full_set(here):
 
 def test_training(here):
     result = measure("training")
-    text = well_formed(result, differences=[part[name] for part in result["parts"].values() for name in ("zones and alignment", "everything else")])
+    text = well_formed(result, differences=[part[name] for part in [*result["parts"].values(), *result["overhead"].values()] for name in ("zones and alignment", "everything else")])
+    assert result["overhead"].keys() == {"16"} and "samples an update" in text
     assert result["parts"].keys() == {"generation", "representation", "joint"} and all(part["update"] > part["optimizer"] > 0 for part in result["parts"].values()) and "zones and alignment" in text
     losses = [row["loss"] for row in result["options"].values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a batch in pieces is the batch
@@ -166,6 +167,14 @@ def test_scaling():
     text = well_formed(result)
     assert [row["ranks"] for row in result["rows"]] == [1, 2] and all(row["seconds"] > 0 for row in result["rows"]) and result["rates"]["bandwidth"] > 0
     assert set(result["rows"][1]["predicted"]) == {"fixed", "networks", "zones", "messages"} and "Mflop a sample" in text
+
+
+def test_rates():
+    "Validation split, one row for the plain flow and one for each ratio, a figure for each seed."
+    result = measure("rates")
+    text = well_formed(result)
+    assert list(result["rows"]) == ["no zones", "0.25"] and all(len(runs) == 2 and runs[0] != runs[1] for runs in result["rows"].values())
+    assert "validation" in text and "2 seeds" in text
 
 
 def test_rate_and_fixed_time_of_two_timings():

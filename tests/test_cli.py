@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import lzn_nb
-import lzn_nb.scenarios.joint as scenario
+import lzn_nb.scenarios.base as base
 from lzn_nb.cli import main, parse_setting
 
 # `lzn` in a process of its own, a little slower, so that there is time to interrupt it
@@ -56,8 +56,8 @@ def finished(tmp_path_factory):
 @pytest.fixture
 def no_evaluation(monkeypatch):
     "Runs that end without the long way through judge, drawings and report."
-    monkeypatch.setattr(scenario, "evaluate_joint", lambda *a, **k: {"accuracy": 0.5})
-    monkeypatch.setattr(scenario, "report_joint", lambda run: None)
+    monkeypatch.setattr(base, "judged", lambda *a, **k: {"accuracy": 0.5})
+    monkeypatch.setattr(base, "report", lambda run: None)
 
 
 def fails(capsys, *words, status=2):
@@ -80,8 +80,8 @@ def test_a_run_leaves_what_the_contract_says(finished):
 
 
 def test_a_finished_run_is_shown_quickly(finished, capsys, monkeypatch):
-    monkeypatch.setattr(scenario, "train", lambda *a, **k: pytest.fail("trained again"))
-    monkeypatch.setattr(scenario, "evaluate_joint", lambda *a, **k: pytest.fail("evaluated again"))
+    monkeypatch.setattr(base, "train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(base, "judged", lambda *a, **k: pytest.fail("evaluated again"))
     before = {path: (finished / path).read_bytes() for path in tree(finished)}
     assert main(["joint", "--preset", "tiny", "--out", str(finished), "--resume"]) == 0
     shown = capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_numbers_that_run_away(tmp_path, capsys):
     (MemoryError(), 2, "MemoryError"), (ValueError("two\nlines"), 2, "two lines")])
 def test_endings(capsys, monkeypatch, error, status, said):
     def ending(*a, **k): raise error
-    monkeypatch.setattr(scenario, "run_joint", ending)
+    monkeypatch.setattr(base, "run", ending)
     assert said in fails(capsys, "--out", "a", status=status)
     assert fails(capsys, "--out", "a", "--resume", status=status).count("--resume") == (status == 130)  # not asked for twice
 
@@ -233,7 +233,7 @@ def test_endings(capsys, monkeypatch, error, status, said):
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
     for error in (RuntimeError("shape mismatch"), KeyError("x"), TypeError("x")):
         def ending(*a, **k): raise error
-        monkeypatch.setattr(scenario, "run_joint", ending)
+        monkeypatch.setattr(base, "run", ending)
         with pytest.raises(type(error)): main(["joint", "--out", "a"])
 
 
@@ -248,15 +248,14 @@ def test_help_teaches(capsys):
 
 def test_examples_are_understood():
     "Every example of the help is a command that the parser takes, with presets and fields that exist."
-    from lzn_nb.cli import EXAMPLES, make_parser
-    from lzn_nb.scenarios.joint import JOINT_PRESETS
+    from lzn_nb.cli import EXAMPLES, make_parser, scenario_named
     from lzn_nb.training import get_preset
     found = [line.split("  ")[0] for line in (row.strip() for row in EXAMPLES.splitlines()) if line.startswith("lzn ")]
     assert len(found) >= 6
     for line in found:
         args = make_parser().parse_args(shlex.split(line)[1:])
         if args.scenario == "runs": continue
-        get_preset(JOINT_PRESETS, args.preset, **dict(args.set))
+        get_preset(scenario_named(args.scenario).presets, args.preset, **dict(args.set))
 
 
 def test_version(capsys):
@@ -307,7 +306,7 @@ def test_a_plan_says_how_large_it_is_before_it_tries(tmp_path, capsys, monkeypat
 
     def no_room(*arguments, **options): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
 
-    monkeypatch.setattr(scenario, "plan_run", no_room)
+    monkeypatch.setattr(base, "plan_run", no_room)
     assert main(["joint", "--preset", "tiny", "--dry-run"]) == 2
     told = capsys.readouterr()
     assert "parameters of encoder" in told.out and told.err.count("\n") == 1 and "Try a smaller batch" in told.err
@@ -317,7 +316,7 @@ def test_the_size_of_the_published_run_is_known_without_trying(capsys, monkeypat
     "It would need hundreds of gigabytes; to know that takes seconds and next to no memory."
     def tried(*arguments, **options): raise KeyboardInterrupt
 
-    monkeypatch.setattr(scenario, "joint_trainer", tried)
+    monkeypatch.setattr(base, "make_trainer", tried)
     assert main(["joint", "--preset", "paper", "--image-size", "32", "--set", "batch=1000", "--dry-run"]) == 130
     rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:-1])
     assert float(rows["activations, zones, gradients [MB]"].replace(",", "")) > 50_000 and int(rows["parameters of decoder"].replace(",", "")) > 50_000_000

@@ -248,6 +248,21 @@ def test_parts(tmp_path, parts, expected, seed, inner):
     assert "as " in data.describe() if len(parts) > 1 else "70/10/20" in data.describe()
 
 
+@pytest.mark.parametrize("inner, classes, expected", [
+    (("train/cat", "val/cat"), ("cat",), [9, 1, 4]), (("bedroom_train", "bedroom_val"), ("set",), [9, 1, 4]), ((".",), ("set",), [7, 1, 2])])
+def test_layouts_of_the_published_sets(tmp_path, inner, classes, expected):
+    "AFHQ-Cat, LSUN-Bedroom and CelebA-HQ: one kind of image, in parts or not."
+    for k, part in enumerate(inner): pictures(tmp_path / "set" / part, 4 if k else 10, size=(24, 24))
+    data = load_data("folder:set", root=tmp_path, image_size=16)
+    assert sizes(data) == expected and data.classes == classes and data.shape == (3, 16, 16)
+    assert all("train" not in path for path in data.test.pixels.paths) or len(inner) == 1
+
+
+def test_names_that_only_look_like_parts(tmp_path):
+    for kind in ("cat_train", "dog_train"): pictures(tmp_path / kind, 10)
+    assert load_data(f"folder:{tmp_path}").classes == ("cat_train", "dog_train")
+
+
 def test_test_part_keeps_the_labels_of_training(tmp_path):
     for kind in ("ant", "bee", "cat"):
         pictures(tmp_path / "train" / kind, 10)

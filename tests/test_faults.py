@@ -74,7 +74,7 @@ def test_corrupt_image_that_only_the_end_would_read(tmp_path, capsys, monkeypatc
     broken = Path(load_data(f"folder:{pictures(tmp_path / 'p')}").test.pixels.paths[1])
     whole = broken.read_bytes()
     broken.write_bytes(whole[:30])
-    monkeypatch.setattr("lzn_nb.scenarios.joint.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("lzn_nb.scenarios.base.train", lambda *a, **k: pytest.fail("trained"))
     assert f"/{broken.name} " in complaint(capsys, "--data", f"folder:{tmp_path / 'p'}", "--out", tmp_path / "a") and not (tmp_path / "a").exists()
     monkeypatch.undo()
     broken.write_bytes(whole)  # put right, as it is asked for
@@ -131,7 +131,7 @@ def test_network_that_runs_away(tmp_path, capsys):
 
 # -- folders and disks ------------------------------------------------------------------------
 def test_read_only_output(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("lzn_nb.scenarios.joint.train", lambda *a, **k: pytest.fail("trained"))
+    monkeypatch.setattr("lzn_nb.scenarios.base.train", lambda *a, **k: pytest.fail("trained"))
     place = tmp_path / "locked"
     place.mkdir()
     place.chmod(0o500)

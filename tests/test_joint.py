@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lzn_nb.data import load_data
-from lzn_nb.scenarios.joint import (JOINT_PRESETS, JointConfig, jittered, joint_components, joint_losses, joint_network, load_joint,
-                                    results_table, run_joint)
+from lzn_nb.scenarios import base
+from lzn_nb.scenarios.base import jittered, results_table
+from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
 from lzn_nb.runs import read_metrics
 from lzn_nb.training import get_preset
 
@@ -113,7 +114,6 @@ def test_run_leaves_what_it_promises(run):
 
 
 def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypatch):
-    import lzn_nb.scenarios.joint as joint
     calls = 0
 
     def stopping(*arguments, **more):
@@ -122,9 +122,7 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypat
         if calls == 14: raise KeyboardInterrupt
         return joint_losses(*arguments, **more)
 
-    monkeypatch.setattr(joint, "joint_losses", stopping)
-    with pytest.raises(KeyboardInterrupt): run_joint("digits", "tiny", tmp_path / "b", progress=False)
-    monkeypatch.setattr(joint, "joint_losses", joint_losses)
+    with pytest.raises(KeyboardInterrupt): base.run(dataclasses.replace(JOINT, losses=stopping), "digits", "tiny", tmp_path / "b", progress=False)
     resumed = run_joint("digits", "tiny", tmp_path / "b", progress=False, resume=True)
     for name, weight in run.network.state_dict().items(): assert torch.equal(weight, resumed.network.state_dict()[name]), name
     timeless = lambda record: {k: v for k, v in record.items() if not any(clock in k for clock in ("second", "memory"))}
@@ -132,13 +130,13 @@ def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path, monkeypat
 
 
 def test_finished_run_is_loaded_and_not_trained(run, monkeypatch):
-    monkeypatch.setattr("lzn_nb.scenarios.joint.train", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr("lzn_nb.scenarios.base.train", lambda *a, **k: pytest.fail("trained again"))
     again = run_joint("digits", "tiny", run.out, progress=False, resume=True)
     assert again.figures == run.figures
 
 
 def test_load_joint_needs_no_data(run, monkeypatch):
-    monkeypatch.setattr("lzn_nb.scenarios.joint.load_data", lambda *a, **k: pytest.fail("data were loaded"))
+    monkeypatch.setattr("lzn_nb.scenarios.base.load_data", lambda *a, **k: pytest.fail("data were loaded"))
     network = load_joint(run.out)
     images, _ = load_data("digits").test.tensors()
     assert torch.equal(network.embed("image", images[:50]), run.network.embed("image", images[:50]))
@@ -162,7 +160,7 @@ def test_bad_requests_write_nothing(tmp_path):
 
 
 def test_results_table_gives_mean_and_spread():
-    rows = results_table({"a": [{"accuracy": 0.9}, {"accuracy": 1.0}], "b": [{"agreement": 0.5}]})
+    rows = results_table(JOINT_FIGURES, {"a": [{"accuracy": 0.9}, {"accuracy": 1.0}], "b": [{"agreement": 0.5}]})
     assert rows == [{"figure": "test accuracy, α = 0", "a": "95.00% ± 7.07%", "b": "–"},
                     {"figure": "drawn digit is the one asked for", "a": "–", "b": "50.00%"}]
 
@@ -192,7 +190,7 @@ def test_data_too_small_is_refused_before_anything_is_written(tmp_path, per_clas
 
 
 def test_figures_with_a_number_are_shown_with_it():
-    rows = results_table({"a": [{"frechet_4": 1.0, "frechet_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
+    rows = results_table(JOINT_FIGURES, {"a": [{"frechet_4": 1.0, "frechet_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
     assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FID, 4 evaluations", "proxy-FID, 30 evaluations"]
 
 

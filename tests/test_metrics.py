@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.linalg import sqrtm
 
 from lzn_nb.data import load_data
-from lzn_nb.metrics import (Gaussianity, Judge, accuracy, class_entropy, clip_distance, compare_images, frechet_distance, gaussianity, inception_score,
+from lzn_nb.metrics import (Gaussianity, Judge, accuracy, as_seen, class_entropy, clip_distance, compare_images, frechet_distance, gaussianity, inception_score,
                             inside_share, kernel_distance, ks_distance, linear_probe, precision_recall,
                             reconstruction_error)
 
@@ -175,6 +175,24 @@ def test_judge_of_any_images(shape):
     images, labels = torch.rand(40, *shape, generator=generator) * 2 - 1, torch.arange(40) % 3
     with torch.no_grad(): judge = Judge(images, labels, cache=None, updates=3)  # whoever calls it
     assert judge.look(images)[2].shape == (40, 3) and judge.features(images).isfinite().all()
+
+
+def test_judge_of_images_of_one_kind(digits):
+    "Where there is one class, it learns to tell quarter turns; the description says so."
+    images = digits.train.tensors()[0]
+    judge = Judge(images, torch.full((len(images),), 3), cache=None)
+    unseen = digits.valid.tensors()[0]
+    turned = [float((judge.labels(unseen.rot90(k, (2, 3))) == k).float().mean()) for k in range(4)]
+    assert min(turned) > 0.7 and "quarter turns" in judge.description, turned
+    with pytest.raises(ValueError, match=r"images: got \[8, 6\] pixels, wanted squares"): Judge(images[:, :, :, :6], torch.zeros(len(images)), cache=None)
+
+
+def test_judge_sees_large_images_from_afar():
+    images = torch.rand(12, 3, 100, 50, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert as_seen(images).shape == (12, 3, 32, 16) and as_seen(images[..., :30, :30]).equal(images[..., :30, :30])
+    judge = Judge(images, torch.arange(12) % 2, cache=None, updates=2)
+    maps, features, logits = judge.look(images)
+    assert maps.shape[0] == 12 and features.shape == (12, 64) and logits.shape == (12, 2)
 
 
 def test_judge_is_kept_and_found_again(tmp_path, monkeypatch):

@@ -12,11 +12,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks.scenarios import LOSSES, trainer_of
+from benchmarks.scenarios import LOSSES, network_of, trainer_of
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
 from lzn_nb.parallel import own_rows, rank_and_world
 from lzn_nb.runs import read_metrics
-from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
 from lzn_nb.training import step_generator
 
 
@@ -33,8 +32,8 @@ CASES = [(name, dtype, changes) for name in LOSSES for dtype in (torch.float64, 
 
 def gradient(name, dtype, changes):
     "Losses, norm and gradient of an update, as one vector, the same on all ranks."
-    config = dataclasses.replace(JOINT_PRESETS["tiny"], **changes)
-    network = joint_network(config, (1, 8, 8), 4).to(dtype)
+    config, network = network_of(name, "tiny", (1, 8, 8), 4, **changes)
+    network = network.to(dtype)
     noise = torch.Generator().manual_seed(1)
     with torch.no_grad():  # what starts at zero hides mistakes; each number by its own, or all anchors lie on a line and rounding is magnified
         for p in network.parameters(): p += 0.05 * torch.randn(p.shape, generator=noise)
@@ -136,10 +135,10 @@ def test_a_rank_that_crashes_ends_all_with_its_traceback(tmp_path, kind):
 ILL = """
 import os, sys
 import lzn_nb.training as training
-import lzn_nb.scenarios.joint as joint
+import lzn_nb.scenarios.base as base
 from lzn_nb.cli import main
 place = {place!r}
-owner = training if place == "run_update" else joint
+owner = training if place == "run_update" else base
 before = getattr(owner, place)
 def ill(*arguments, **options):
     if os.environ["RANK"] == "1": raise {kind}("this rank is ill")
@@ -198,7 +197,7 @@ def test_a_killed_rank_ends_all(tmp_path):
 
 # -- shards -----------------------------------------------------------------------------------
 SHARDS = """
-import os, signal, sys
+import dataclasses, os, signal, sys
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 import torch
@@ -220,8 +219,8 @@ def stopping(trainer, *more):
     if trainer.step == {stop} and os.environ["RANK"] == "1": os.kill(os.getpid(), signal.SIGTERM)
     return update(trainer, *more)
 training.run_update = stopping
-def judge(network, data, config, seed, picture): return {{"score": float(torch.rand(())) + int(os.environ["RANK"])}}  # each rank has its own opinion
-joint.validate_joint = judge
+def judge(network, data, config, seed): return {{"score": float(torch.rand(())) + int(os.environ["RANK"])}}  # each rank has its own opinion
+joint.JOINT = dataclasses.replace(joint.JOINT, validate=judge)
 sys.exit(main({words!r}))
 """
 

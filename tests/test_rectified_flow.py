@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from lzn_nb.rectified_flow import euler, euler_steps, interpolate, invert, line_end, line_start, rectified_flow_loss, rk45, sample
+from lzn_nb.rectified_flow import curvature, euler, euler_steps, interpolate, invert, line_end, line_start, rectified_flow_loss, rk45, sample
 
 GOLDENS = np.load(Path(__file__).parent / "goldens/samplers.npz")
 
@@ -209,3 +209,14 @@ def test_wrong_images_and_answers_are_refused():
     for wrong in (lambda x, t: x[:, :1], lambda x, t: x.mean(), lambda x, t: x[:, :, :2]):
         with pytest.raises(ValueError, match="decoder: answered with shape"): rectified_flow_loss(wrong, torch.zeros(2, 3, 4, 4))
     with pytest.raises(ValueError, match="decoder: answered with shape"): sample(lambda x, t: x[:, :1], torch.zeros(2, 3, 4, 4), steps=2)
+
+
+def test_curvature_in_closed_form():
+    "0 where the velocity stays what it was; on a circle with speed ω, the velocity's variance on the arc beside its mean."
+    noise = torch.randn(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert curvature(lambda x, t: noise, noise) < 1e-20
+    turn = lambda x, t, w: w * torch.stack([-x[:, 1], x[:, 0]], 1)
+    for w in (0.1, 1.0, 3.0):
+        chord = 2 * np.sin(w / 2)  # an arc of length w
+        assert curvature(turn, noise, steps=4000, t_min=0.0, w=w) == pytest.approx((w**2 - chord**2) / chord**2, rel=0.02)
+    with pytest.raises(ValueError, match="t_min: got 2"): curvature(turn, noise, t_min=2, w=1.0)

@@ -1,0 +1,168 @@
+"The generation scenario: losses, the same noise for both, figures, published sizes, runs on made folders, pure generation."
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from lzn_nb.cli import main
+from lzn_nb.data import load_data
+from lzn_nb.network import LatentZoningNetwork
+from lzn_nb.scenarios import base
+from lzn_nb.scenarios.generation import (GENERATION, GENERATION_PRESETS, GenerationConfig, draw_images, evaluate_generation, generation_components, generation_losses,
+                                         generation_network, judge_paths, judge_reconstruction, load_generation, run_generation, straight_from, validate_generation)
+from lzn_nb.training import get_preset
+from test_data import pictures
+
+TINY = GENERATION_PRESETS["tiny"]
+
+
+def batch(n=24, shape=(1, 8, 8), seed=0):
+    return torch.rand(n, *shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1, torch.zeros(n, dtype=torch.long)
+
+
+def losses(config, network, images, labels, seed=0):
+    return generation_losses(config, network, images, labels, torch.Generator().manual_seed(seed))
+
+
+def moved(network, seed=0, size=0.05):
+    "Weights away from their start: what starts at zero hides mistakes."
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in network.parameters(): p += size * torch.randn(p.shape, generator=noise)
+    return network
+
+
+# -- losses -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("changes", [{}, {"zones": False}])
+def test_an_untrained_decoder_errs_by_the_whole_velocity(changes):
+    config = dataclasses.replace(TINY, **changes)
+    network, (images, labels) = generation_network(config, (1, 8, 8)), batch(300)
+    assert float(losses(config, network, images, labels, seed=5)["loss"].detach()) == pytest.approx(float(images.square().mean()) + 1, rel=0.05)  # of x1 - x0
+
+
+def test_the_loss_reaches_the_encoder_through_the_zones():
+    network, (images, labels) = moved(generation_network(TINY, (1, 8, 8))), batch()
+    losses(TINY, network, images, labels)["loss"].backward()
+    assert sum(float(p.grad.norm()) for p in network["image"].encoder.parameters() if p.grad is not None) > 1e-3
+    assert list(generation_components(TINY, network)) == ["decoder", "encoder"]
+    plain = dataclasses.replace(TINY, zones=False)
+    assert list(generation_components(plain, generation_network(plain, (1, 8, 8)))) == ["decoder"]
+
+
+def test_pure_generation_is_one_evaluation_of_the_latent():
+    config = dataclasses.replace(TINY, pure=True)
+    network, (images, labels) = moved(generation_network(config, (1, 8, 8))), batch()
+    assert losses(config, network, images, labels)["loss"].isfinite()
+    z = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(straight_from(network, z), straight_from(network, z)) and not torch.allclose(straight_from(network, z)[0], straight_from(network, z)[1])
+    drawn, evaluations = draw_images(network.eval(), 30, 1, 0, chunk=7, pure=True)
+    assert drawn.shape == (30, 1, 8, 8) and evaluations == 1
+    with pytest.raises(ValueError, match="pure: got True with zones=False"): GenerationConfig(steps=1, batch=2, warmup=0, pure=True, zones=False)
+    for name, value in (("drawn", 3), ("tol", 0.0), ("tol", 1.0)):
+        with pytest.raises(ValueError, match=f"{name}: got {value}"): dataclasses.replace(TINY, **{name: value})
+
+
+def test_mirrored_images_are_halves_of_each():
+    from lzn_nb.scenarios.base import draws_like, mirrored
+    images, _ = batch(400)
+    turned = mirrored(dataclasses.replace(TINY, flip=True), images, draws_like(images, torch.Generator().manual_seed(0), 400))
+    flipped = (turned == images.flip(3)).flatten(1).all(1)
+    assert 150 < int(flipped.sum()) < 250 and torch.equal(turned[~flipped], images[~flipped])
+    assert mirrored(TINY, images, None) is images
+
+
+# -- figures ----------------------------------------------------------------------------------
+def test_drawings_are_seeded_and_do_not_depend_on_chunks():
+    network = moved(generation_network(TINY, (1, 8, 8))).eval()
+    a, asked = draw_images(network, 20, 4, 3, chunk=20)
+    b, _ = draw_images(network, 20, 4, 3, chunk=6)
+    c, _ = draw_images(network, 20, 4, 4)
+    assert asked == 4 and torch.allclose(a, b, atol=1e-5) and not torch.allclose(a, c, atol=0.1)
+    plain = moved(generation_network(dataclasses.replace(TINY, zones=False), (1, 8, 8))).eval()
+    assert draw_images(plain, 20, 4, 3)[0].shape == a.shape
+
+
+def test_reconstruction_is_exact_where_nothing_moves():
+    "An untrained decoder stands still: there and back is the image itself; a pure one has only its latent to go by."
+    network, (images, _) = generation_network(TINY, (1, 8, 8)).eval(), batch()
+    assert judge_reconstruction(network, images, TINY, 0, draws=2) < 1e-2 and judge_paths(network, TINY, 0) >= 0
+    assert judge_reconstruction(network, images, dataclasses.replace(TINY, pure=True), 0) == pytest.approx(float(images.flatten(1).norm(dim=1).mean()), rel=0.05)
+
+
+def test_figures_are_the_same_twice_and_of_the_split_asked_for():
+    data, network = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval()
+    a, b = (evaluate_generation(network, data, TINY, seed=1) for _ in range(2))
+    assert a == b and all(math.isfinite(value) for value in a.values())
+    assert {"fid_2", "fid_4", "fid_8", "fid_50", "fid", "sfid", "kid", "is", "precision", "recall", "evaluations", "curvature", "reconstruction", "reconstruction_test"} <= a.keys()
+    assert evaluate_generation(network, data, TINY, split="valid", seed=1)["fid"] != a["fid"]
+    assert a["fid_of_training"] < 1 < a["fid"]  # real digits are nearer to real digits than noise is
+    assert validate_generation(network, data, TINY) == (found := validate_generation(network, data, TINY)) and found["score"] == -found["fid_8"]
+
+
+# -- published sizes --------------------------------------------------------------------------
+@pytest.mark.parametrize("preset, zones, size, decoder, encoder", [("paper", True, 32, 61_906_819, 49_790_260), ("paper", False, 32, 61_804_419, 0),
+    ("paper_afhq_cat", True, 256, 65_676_949, 87_768_896), ("paper_celeba_hq", False, 256, 65_574_549, 0), ("paper_lsun_bedroom", True, 256, 65_676_949, 87_768_896)])
+def test_the_published_presets_have_the_published_networks(preset, zones, size, decoder, encoder):
+    config = get_preset(GENERATION_PRESETS, preset, zones=zones)
+    with torch.device("meta"):
+        image = base.image_type(config, (3, size, size))
+    count = lambda module: sum(p.numel() for p in module.parameters()) if module else 0
+    assert (count(image.decoder), count(image.encoder)) == (decoder, encoder)
+
+
+def test_the_published_hyperparameters():
+    told = {"paper": (50_000, 2000, 1e-3, 2.5e-5, 0.999999, 0.15), "paper_afhq_cat": (60_000, 256, 2e-4, 2e-6, 0.999999, 0.0),
+            "paper_celeba_hq": (350_000, 256, 2e-4, 4e-6, 0.9999, 0.0), "paper_lsun_bedroom": (2_050_000, 256, 2e-4, 2e-6, 0.99999, 0.0)}
+    for name, wanted in told.items():
+        c = GENERATION_PRESETS[name]
+        assert (c.steps, c.batch, c.rate_decoder, c.rate_encoder, c.ema, c.dropout) == wanted, name
+        assert (c.warmup, c.schedule, c.clip, c.latent_dim, c.alpha, c.zone_steps, c.flip, c.tol) == (5000, "constant", 1.0, 200, 1.0, 20, True, 1e-5), name
+
+
+# -- runs -------------------------------------------------------------------------------------
+def test_the_command_end_to_end(tmp_path, capsys):
+    "Trained, stopped half-way in its folder, resumed, shown; and the baseline beside it."
+    words = ["generation", "--preset", "tiny", "--quiet", "--set", "eval_every=10"]
+    assert main([*words, "--out", str(tmp_path / "zones")]) == 0
+    shown = capsys.readouterr().out
+    assert "proxy-FID, 2 evaluations" in shown and "curvature of the paths" in shown and (tmp_path / "zones" / "report.html").exists()
+    assert sorted(path.name for path in (tmp_path / "zones" / "samples").iterdir()) == ["00000010.png", "00000020.png"]
+    assert main([*words, "--baseline", "rf", "--out", str(tmp_path / "rf")]) == 0
+    assert json.loads((tmp_path / "rf" / "config.json").read_text())["zones"] is False
+    network = load_generation(tmp_path / "zones")
+    assert isinstance(network, LatentZoningNetwork) and network.generate("image", 3, generator=torch.Generator().manual_seed(0)).shape == (3, 1, 8, 8)
+    assert main(["generation", "--preset", "tiny", "--out", str(tmp_path / "rf"), "--resume"]) == 2  # another run: zones
+    capsys.readouterr()
+    assert main(["runs", str(tmp_path)]) == 0 and "| zones=False |" in capsys.readouterr().out
+
+
+def test_interrupted_run_ends_like_an_uninterrupted_one(tmp_path):
+    calls = 0
+
+    def stopping(*arguments, **more):
+        nonlocal calls
+        calls += 1
+        if calls == 14: raise KeyboardInterrupt
+        return generation_losses(*arguments, **more)
+
+    whole = run_generation("digits", "tiny", tmp_path / "a", progress=False)
+    with pytest.raises(KeyboardInterrupt): base.run(dataclasses.replace(GENERATION, losses=stopping), "digits", "tiny", tmp_path / "b", progress=False)
+    resumed = run_generation("digits", "tiny", tmp_path / "b", progress=False, resume=True)
+    for name, weight in whole.network.state_dict().items(): assert torch.equal(weight, resumed.network.state_dict()[name]), name
+    clocks = lambda figures: {key: value for key, value in figures.items() if "second" not in key and "memory" not in key}
+    assert clocks(whole.figures) == clocks(resumed.figures)
+
+
+def test_a_published_layout_trains(tmp_path):
+    "One kind of image in colour, the large networks' parts in little, judged by quarter turns."
+    for k, part in enumerate(("bedroom_train", "bedroom_val")): pictures(tmp_path / "set" / part, 12 if k else 30, size=(12, 12))
+    done = run_generation(f"folder:{tmp_path / 'set'}", "tiny", tmp_path / "run", progress=False, data_options={"image_size": 8}, steps=2, batch=16, pyramid=True, flip=True, drawn=20)
+    assert math.isfinite(done.figures["fid"]) and done.data.num_classes == 1 and done.network["image"].decoder.log_time
+
+
+def test_a_run_of_another_scenario_is_not_loaded(tmp_path):
+    from lzn_nb.scenarios.joint import load_joint
+    run_generation("digits", "tiny", tmp_path / "a", progress=False, steps=1, drawn=8)
+    with pytest.raises(ValueError, match="holds a run of 'generation', wanted one of 'joint'"): load_joint(tmp_path / "a")
