@@ -21,7 +21,7 @@ TINY = {
     "accuracy": dict(families=["gaussian-q16", "gaussian-q2"], seeds=(0,), n=40, truth_steps=50),
     "full-set": dict(m=60, n=200, q=16, steps=3, repeats=2),
     "gpu": dict(shapes=((40, 24),), steps=2, pairs=2, repeats=2),
-    "training": dict(batch=16, repeats=2, overhead=(16,), options={"as it is again": {}, "pieces of a quarter": {"piece": -4}}),
+    "training": dict(batch=16, repeats=2, overhead=((8, 16),), options={"as it is again": {}, "pieces of a quarter": {"piece": -4}}),
     "scaling": dict(updates=[(16, 8, 3, 1), (16, 8, 3, 2)], small=8, large=256, repeats=3),
     "rates": dict(ratios=(0.25,), seeds=(0, 1), preset="tiny", steps=2, drawn=20),
 }

@@ -237,11 +237,9 @@ def training(result: dict) -> str:
     split = grid(["part of an update", *parts], [[name, *(cell(scenario, name) for scenario in parts)] for name in parts["joint"]])
     rows = [[name, row["skipped"], "", "", "", ""] if "skipped" in row else
             [name, duration(row["first"]), duration(row["seconds"]), duration(row["plain"]), f"{times(row['gain'])} ({row['gain_min']:.2f}–{row['gain_max']:.2f})", f"{row['loss']:.4f}"] for name, row in result["options"].items()]
-    share = lambda found, name: f"{duration(found[name])} ({found[name] / found['update']:.1%})"
-    more = grid(["samples an update", "update", "networks, forward and backward", "zones"],
-                [[f"{int(size):,}", duration(found["update"]), share(found, "networks, forward and backward"), share(found, "zones and alignment")] for size, found in result["overhead"].items()])
+    more = grid(["images", "samples an update", "update", "zones", "share"], [[f"{row['pixels']} × {row['pixels']}", f"{row['batch']:,}", duration(row["update"]), duration(row["zones"]), f"{row['zones'] / row['update']:.1%}"] for row in result["overhead"]])
     return (f"Updates of the three scenarios (the second with the networks of the third), preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
-            f"What zones add to an update of the first scenario, beside encoder and decoder, by the size of the batch:\n\n{more}\n\n"
+            f"What zones add to an update of the first scenario: the way from the anchors to the latents and back, timed alone, in turns with whole updates (batches beyond the data set are filled with moved copies):\n\n{more}\n\n"
             f"What the options bring: updates of the joint scenario with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
             f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}\n\n"
             f"Images from a folder: a batch of JPEG files of {p['photo']} × {p['photo']}, reduced to 8 × 8, read one by one between updates, or by `batches`: by threads, ahead where a core is free.\n\n"

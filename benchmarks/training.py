@@ -14,10 +14,17 @@ from PIL import Image
 from benchmarks import machine
 from benchmarks.process import fresh
 from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, network_of, trainer_of
-from lzn_nb.data import batches, load_data
+from lzn_nb.data import Split, batches, load_data
 from lzn_nb.training import run_update, step_generator
+from lzn_nb.zones import LatentZones
 
 OPTIONS = {"as it is again": {}, "channels last": {"channels_last": True}, "torch.compile": {"compile": True}, "bf16": {"precision": "bf16"}, "pieces of a quarter": {"piece": -4}}
+
+
+def enough(split: Split, batch: int) -> Split:
+    "A split in memory with at least `batch` images: moved copies, one pixel further each time, where it has fewer."
+    copies = -(-batch // len(split))
+    return split if copies == 1 else Split(torch.cat([split.pixels.roll(k, 3) for k in range(copies)]), split.labels.repeat(copies), split.top)
 
 
 def ready(batch: int, options: dict, scenario: str = "joint", zones: bool = True, data=None, seed: int = 0):
@@ -26,7 +33,7 @@ def ready(batch: int, options: dict, scenario: str = "joint", zones: bool = True
     data = data or load_data("digits")
     config, network = network_of(scenario, "cpu", data.shape, data.num_classes, seed, **{"batch": batch} | options)
     trainer = trainer_of(scenario, config, network, None if zones else WITHOUT_ZONES[scenario])
-    return trainer, batches(data.train, batch, seed=seed)
+    return trainer, batches(enough(data.train, batch), batch, seed=seed)
 
 
 def seconds_of(function: Callable) -> float:
@@ -52,6 +59,19 @@ def parts_of(scenario: str, batch: int, repeats: int) -> dict:
                       "optimizer": trainer.optimizer.step, "average": lambda: trainer.average.update(trainer.network)}, repeats)
     both = found.pop("both")
     return found | {"zones and alignment": both - found["networks, forward and backward"], "everything else": found["update"] - both - found["optimizer"] - found["average"]}
+
+
+def overhead_of(batch: int, repeats: int, pixels: int) -> dict:
+    "Seconds of an update of the generation scenario on images of `pixels` × `pixels`, and of what zones add to it: all between the anchors and the latents, both ways."
+    trainer, stream = ready(batch, {}, "generation", data=load_data("digits", image_size=pixels))
+    image, config, given = trainer.network["image"], trainer.config, next(stream)
+    with torch.no_grad(): anchors = image.anchors(given[0])
+    noise, gradient = torch.randn_like(anchors), torch.randn_like(anchors)
+
+    def zones() -> None:
+        mine = anchors.clone().requires_grad_()
+        LatentZones(mine, steps=image.zone_steps, checked=False).encode(torch.arange(batch), noise, config.alpha).backward(gradient)
+    return in_turns({"update": lambda: run_update(trainer, [given], 0), "zones": zones}, repeats, skip=1)
 
 
 def option_of(batch: int, options: dict, repeats: int) -> dict:
@@ -92,16 +112,16 @@ def reading_of(batch: int, repeats: int, size: int, threads: int) -> dict:
     return found
 
 
-def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, overhead: tuple = (256, 2000), tell: Callable = lambda text: None) -> dict:
+def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, overhead: tuple = ((8, 256), (8, 2000), (28, 256), (28, 2000)), tell: Callable = lambda text: None) -> dict:
     "The table `training`."
     found = {"parts": {}, "options": {}}
     for scenario in LOSSES:
         tell(f"training: parts of an update of {batch}, {scenario}")
         found["parts"][scenario] = fresh("benchmarks.training:parts_of", scenario=scenario, batch=batch, repeats=repeats)
-    found["overhead"] = {}
-    for size in overhead:
-        tell(f"training: what zones add to an update of {size:,}, generation")
-        found["overhead"][str(size)] = fresh("benchmarks.training:parts_of", scenario="generation", batch=size, repeats=max(3, min(repeats, 10)))
+    found["overhead"] = []
+    for pixels, size in overhead:
+        tell(f"training: what zones add to an update of {size:,} images of {pixels} × {pixels}")
+        found["overhead"].append({"pixels": pixels, "batch": size} | fresh("benchmarks.training:overhead_of", batch=size, repeats=max(3, min(repeats, 2000 // size + 3)), pixels=pixels))
     tell("training: images read ahead")
     cores = os.cpu_count() or 1
     found["reading"] = {f"{k} of {cores} cores compute": fresh("benchmarks.training:reading_of", batch=batch, repeats=repeats, size=photo, threads=k) for k in sorted({1, cores})}

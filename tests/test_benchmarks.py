@@ -14,6 +14,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks import accuracy, full_set, gpu, memory, process, rates, report, scaling, speed, training
 from benchmarks.candidates import CANDIDATES, make_question, prepared
+from lzn_nb.data import load_data
 from lzn_nb.zones import LatentZones
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -154,11 +155,21 @@ def test_full_set(here):
 
 def test_training(here):
     result = measure("training")
-    text = well_formed(result, differences=[part[name] for part in [*result["parts"].values(), *result["overhead"].values()] for name in ("zones and alignment", "everything else")])
-    assert result["overhead"].keys() == {"16"} and "samples an update" in text
+    text = well_formed(result, differences=[part[name] for part in result["parts"].values() for name in ("zones and alignment", "everything else")])
+    (row,) = result["overhead"]
+    assert (row["pixels"], row["batch"]) == (8, 16) and 0 < row["zones"] < row["update"] and "| 8 × 8 | 16 |" in text
     assert result["parts"].keys() == {"generation", "representation", "joint"} and all(part["update"] > part["optimizer"] > 0 for part in result["parts"].values()) and "zones and alignment" in text
     losses = [row["loss"] for row in result["options"].values()]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)  # a batch in pieces is the batch
+
+
+def test_a_batch_larger_than_the_data_has_moved_copies():
+    from benchmarks.training import enough
+    split = load_data("digits").train
+    assert enough(split, len(split)) is split
+    more = enough(split, 2 * len(split) + 1)
+    assert len(more) == 3 * len(split) == len(more.pixels) and torch.equal(more.labels[-len(split):], split.labels)
+    assert torch.equal(more.pixels[len(split):2 * len(split)], split.pixels.roll(1, 3)) and len(more.pixels.flatten(1).unique(dim=0)) > 2.9 * len(split)
 
 
 def test_scaling():
