@@ -11,7 +11,7 @@ from lzn_nb.scenarios.base import make_trainer, work_of
 from lzn_nb.scenarios.generation import GENERATION, GENERATION_PRESETS, evaluate_generation
 from lzn_nb.training import get_preset, train
 
-KEPT = ("fid_2", "fid_4", "fid_8", "fid_50", "curvature", "reconstruction_test")
+KEPT = ("fid_2", "fid_4", "fid_8", "fid_50", "curvature", "reconstruction_10")
 
 
 def one_of(preset: str, data: str, seed: int, **changes) -> dict[str, float]:
@@ -24,8 +24,9 @@ def one_of(preset: str, data: str, seed: int, **changes) -> dict[str, float]:
     return {key: last[key] for key in KEPT}
 
 
-def measure(ratios: tuple = (1, 0.5, 0.25, 0.125, 0.05, 0.0125), seeds: tuple = (0, 1, 2), preset: str = "cpu", data: str = "digits", tell: Callable = lambda text: None, **changes) -> dict:
+def measure(ratios: tuple = (1, 0.25, 0.05), seeds: tuple = (0, 1, 2), preset: str = "cpu", data: str = "digits", tell: Callable = lambda text: None, **changes) -> dict:
     "The table `rates`: by ratio of the encoder's learning rate to the decoder's."
+    changes = {"tol": 0.1} | changes  # what RK45 finds is not kept
     base, rows = get_preset(GENERATION_PRESETS, preset, **changes), {}
     for name, more in ({"no zones": {"zones": False}} | {f"{ratio:g}": {"rate_encoder": ratio * base.rate_decoder} for ratio in ratios}).items():
         tell(f"rates: {name}")

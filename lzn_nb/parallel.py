@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['rank_and_world', 'share', 'own_rows', 'drawn_rows', 'GatherRows', 'pass_on', 'RingRows', 'gather_rows', 'mean_weight',
-           'largest_of_ranks', 'of_first_rank', 'sum_of_ranks', 'in_pieces', 'check_norms', 'zones_of_batch']
+           'largest_of_ranks', 'of_first_rank', 'sum_of_ranks', 'in_pieces', 'check_norms', 'SharedZones',
+           'zones_of_batch']
 
 # %% ../nbs/06a_parallel.ipynb #d8147c25
 from typing import Callable
@@ -154,6 +155,16 @@ def check_norms(network: torch.nn.Module, pieces: bool) -> None:
             raise ValueError(f"network: got {type(norm).__name__} ({name}) on several ranks, wanted SyncBatchNorm (torch.nn.SyncBatchNorm.convert_sync_batchnorm) or other norms")
 
 
+class SharedZones(LatentZones):
+    "Zones of a batch on several ranks: how far its anchors are from each other each rank finds out for its share, when all ask for it."
+    def __init__(self, anchors: Tensor, ring: bool = False, **options):
+        super().__init__(anchors, **options)
+        self.ring = ring
+
+    def distances_from(self, index: Tensor) -> Tensor:  # of all anchors
+        return gather_rows(super().distances_from(index[share(len(self))]), len(self), self.ring)
+
+
 def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, ring: bool = False) -> tuple[LatentZones, Tensor, Tensor]:
     """Zones of all n samples of a batch, of which this rank has its share `x` `[n_rank,…]`; every rank has to take part.
 
@@ -162,5 +173,5 @@ def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, r
     check_norms(kind, size is not None)
     anchors = gather_rows(in_pieces(kind.anchors, size, x), n, ring)
     fine = anchors.detach().norm(dim=1, keepdim=True) <= LARGEST
-    zones = LatentZones(torch.where(fine, anchors, 0.0), steps=kind.zone_steps, checked=False)
+    zones = SharedZones(torch.where(fine, anchors, 0.0), ring, steps=kind.zone_steps, checked=False)
     return zones, torch.arange(n, device=x.device)[share(n)], torch.where(fine.all(), 0.0, torch.nan)

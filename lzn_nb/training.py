@@ -578,12 +578,15 @@ class Keeper(Scribe):
         if self.saved == self.trainer.step and not again or not self.trainer.whole: return
         self.clock()
         state, best = self.trainer.state_dict() | {"settings": self.settings}, (self.trainer.best or {}).get("step")
+        written = True
         try: self.main and save_checkpoint(self.out, self.trainer.step, state, self.trainer.config.keep, best)
         except OSError as error:
-            self.trainer.best = self.best
-            return warnings.warn(f"checkpoint: cannot write that of update {self.trainer.step} to {self.out} ({error.strerror}); "
-                                 f"training goes on, the newest one is that of update {self.saved}")
-        self.saved, self.best = self.trainer.step, self.trainer.best
+            written = False
+            warnings.warn(f"checkpoint: cannot write that of update {self.trainer.step} to {self.out} ({error.strerror}); "
+                          f"training goes on, the newest one is that of update {self.saved}")
+        if self.trainer.average.shards: written = bool(of_first_rank(float(written), self.trainer.device))  # all are needed for the next one: they have to agree which that is
+        if written: self.saved, self.best = self.trainer.step, self.trainer.best
+        else: self.trainer.best = self.best
 
 # %% ../nbs/07_training.ipynb #a94d0568
 def peak_memory(device: torch.device) -> float:

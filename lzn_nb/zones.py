@@ -144,12 +144,15 @@ class Scales(Sizes):
         "From halves of squared distances `[b,n]` the distance to the nearest distinct competitor, `[b]`."
         return nearest_distances(half_squares, (4e-8 * self.radius).clamp_min(1 / LARGEST), self.active)
 
+    def distances_from(self, index: Tensor) -> Tensor:
+        "Distance from each of the anchors `index` `[b]` to its nearest distinct competitor `[b]`."
+        if self.checked: check_memory(self.anchors.device, {"a smaller `block`": 24 * min(self.block, len(self)) * len(self)})
+        return torch.cat([self.nearest(measure(Members(self, part))[0]) for part in index.split(self.block)])
+
     @cached_property
     def distances(self) -> Tensor:
         "Distance from each anchor to its nearest distinct competitor `[n]`; inf where there is none, and for weights of 0."
-        if self.checked: check_memory(self.anchors.device, {"a smaller `block`": 24 * min(self.block, len(self)) * len(self)})
-        index = torch.arange(len(self), device=self.anchors.device)
-        found = torch.cat([self.nearest(measure(Members(self, part))[0]) for part in index.split(self.block)])
+        found = self.distances_from(torch.arange(len(self), device=self.anchors.device))
         return (found if self.active is None else found.masked_fill(~self.active, torch.inf)).to(self.anchors)
 
 # %% ../nbs/01_zones.ipynb #3dbd749d

@@ -11,8 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.scenarios import LOSSES, network_of, trainer_of
+from lzn_nb import parallel
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
 from lzn_nb.parallel import own_rows, rank_and_world
 from lzn_nb.runs import read_metrics
@@ -62,6 +65,61 @@ def test_ranks_have_the_gradient_of_the_whole_batch(world, tmp_path):
         wanted, loose = gradient(*case), 1e-10 if case[1] == torch.float64 else 1e-5
         assert wanted.isfinite().all() and wanted[1:].abs().max() > 1e-3, case
         assert abs(found[0] - wanted[0]) <= loose * wanted[0] and (found - wanted).norm() <= loose * wanted.norm(), case
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_a_batch_in_pieces_has_the_gradient_of_the_whole(name, monkeypatch):
+    "The real networks see no more than a piece at a time, and the gradient is that of the batch, not that of accumulation."
+    from lzn_nb.nets import UNetDecoder, UNetEncoder
+    seen = []
+    for part in (UNetEncoder, UNetDecoder):
+        whole = part.forward
+        monkeypatch.setattr(part, "forward", lambda self, x, *more, whole=whole, **given: seen.append(len(x)) or whole(self, x, *more, **given))
+    wanted = gradient(name, torch.float64, {"batch": 13})
+    assert set(seen) == {13}
+    seen.clear()
+    found = gradient(name, torch.float64, {"batch": 13, "piece": 5})
+    assert set(seen) == {5, 3} and (found - wanted).norm() < 1e-10 * wanted.norm()
+
+
+class Shapes(TorchDispatchMode):
+    "Shapes of all tensors that are made."
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.seen.update(tuple(x.shape) for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+        return out
+
+    def __enter__(self):
+        self.seen = set()
+        return super().__enter__()
+
+
+def tables_on_rank(rank, world, folder, port):
+    "Which tables of 37 columns the update of the representation scenario makes, and how often a ring goes round."
+    torch.set_num_threads(1)
+    if world > 1: os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    rounds, forward = [], parallel.RingRows.forward
+    parallel.RingRows.forward = staticmethod(lambda *given: rounds.append(1) or forward(*given))
+    found = {}
+    try:
+        for ring in (False, True):
+            rounds.clear()
+            with Shapes() as shapes: gradient("representation", torch.float32, {"batch": 37, "ring": ring})
+            found[ring] = sorted(shape for shape in shapes.seen if len(shape) == 2 and shape[1] == 37), len(rounds)
+    finally: parallel.RingRows.forward = forward
+    if rank == 0: torch.save(found, os.path.join(folder, "shapes.pt"))
+    if world > 1: dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_no_rank_holds_a_table_of_all_by_all(world, tmp_path):
+    if world == 1: tables_on_rank(0, 1, str(tmp_path), 0)
+    else: mp.spawn(tables_on_rank, (world, str(tmp_path), free_port()), nprocs=world)
+    found = torch.load(tmp_path / "shapes.pt")
+    for ring in (False, True):
+        tables, rounds = found[ring]
+        assert ((37, 37) in tables) == (world == 1) and ((18, 37) in tables) == (world == 2), tables
+        assert (rounds >= 2) == (ring and world == 2)
 
 
 # -- the command ------------------------------------------------------------------------------
@@ -244,6 +302,26 @@ def test_a_sharded_run_is_the_run_of_one_process(tmp_path):
         one, two = (torch.cat([weight.flatten() for weight in state[part].values()]) for state in (a, b))
         assert (one - two).norm() < 1e-3 * one.norm()  # a bias that no loss feels moves with the sign of rounding, as Adam does
     assert a["optimizer"].keys() == b["optimizer"].keys() and not any("decoder" in name for name in a["optimizer"])
+
+
+FULL = """
+save, scores = training.save_checkpoint, iter((1.0, 3.0, 2.0, 2.5, 1.0, 0.5))
+def full(out, step, *more):
+    if step == 2: raise OSError(28, "No space left on device")
+    return save(out, step, *more)
+training.save_checkpoint = full
+joint.JOINT = dataclasses.replace(joint.JOINT, validate=lambda network, data, config, seed: {"score": next(scores)})
+"""
+
+
+def test_a_sharded_run_goes_on_when_its_disk_is_full(tmp_path):
+    "The rank that writes fails, and all agree on it: the best checkpoint is that before, and the next one is tried by all."
+    words = ["joint", "--preset", "tiny", "--quiet", "--set", "steps=6", "--set", "eval_every=1", "--set", "save_every=6", "--out", str(tmp_path / "run")]
+    (script := tmp_path / "script.py").write_text(SHARDS.format(stop=99, words=words).replace("sys.exit(", FULL + "sys.exit("))
+    ended = launch(2, script=script, timeout=120)
+    assert ended.returncode == 0 and "cannot write that of update 2" in ended.stderr, ended.stderr
+    assert [path.stem for path in checkpoint_paths(tmp_path / "run")] == ["00000004", "00000006"]
+    assert load_checkpoint(tmp_path / "run")["best"] == {"step": 4, "score": 2.5}
 
 
 def test_a_wrong_request_on_two_ranks_is_said_once(tmp_path):

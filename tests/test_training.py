@@ -563,6 +563,8 @@ def test_compiled_networks_compute_the_same(finished, tmp_path):
         for trainer in (whole, plain): trainer.network.body[2].p = 0.0  # the compiler has random numbers of its own
         go(whole, tmp_path / "compiled")
     go(plain, tmp_path / "plain")
+    compiled = lambda trainer: [part.module._compiled_call_impl is not None for part in trainer.components.values()]
+    assert all(compiled(whole)) and not any(compiled(plain))
     for (name, a), b in zip(whole.network.state_dict().items(), plain.network.state_dict().values()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4, msg=name)
     assert load_checkpoint(tmp_path / "compiled")["network"].keys() == load_checkpoint(tmp_path / "plain")["network"].keys()
 
@@ -575,6 +577,15 @@ def test_other_ways_of_computing_resume_exactly_too(tmp_path, changes):
     go(resumed, tmp_path / "stopped")
     assert same(whole.state_dict(), resumed.state_dict())
     assert all(p.dtype == torch.float32 for p in whole.network.parameters())
+
+
+def test_channels_last_is_how_weights_lie_in_memory():
+    from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network, joint_trainer
+    for wanted in (False, True):
+        trainer = joint_trainer(dataclasses.replace(JOINT_PRESETS["tiny"], channels_last=wanted), (1, 8, 8), 4, 0, torch.device("cpu"))
+        trainer.begin(losses)
+        kernels = [p for p in trainer.network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+        assert kernels and all(p.is_contiguous(memory_format=torch.channels_last) == wanted for p in kernels)
 
 
 def test_bf16_is_used_in_the_networks_and_not_in_the_state(tmp_path):
