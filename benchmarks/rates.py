@@ -11,7 +11,7 @@ from lzn_nb.scenarios.base import make_trainer, work_of
 from lzn_nb.scenarios.generation import GENERATION, GENERATION_PRESETS, evaluate_generation
 from lzn_nb.training import get_preset, train
 
-KEPT = ("fid_2", "fid_4", "fid_8", "fid_50", "curvature", "reconstruction_10")
+KEPT = ("proxy_fid_2", "proxy_fid_4", "proxy_fid_8", "proxy_fid_50", "curvature", "reconstruction_10")
 
 
 def one_of(preset: str, data: str, seed: int, **changes) -> dict[str, float]:

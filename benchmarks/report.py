@@ -256,7 +256,7 @@ def rates(result: dict) -> str:
         spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else 0.0
         return f"{mean:.3f} ± {spread:.3f}" if mean < 0.1 else f"{mean:.2f} ± {spread:.2f}"
 
-    names = {"fid_2": "2 evaluations", "fid_4": "4", "fid_8": "8", "fid_50": "50", "curvature": "curvature", "reconstruction_10": "reconstruction"}
+    names = {"proxy_fid_2": "2 evaluations", "proxy_fid_4": "4", "proxy_fid_8": "8", "proxy_fid_50": "50", "curvature": "curvature", "reconstruction_10": "reconstruction"}
     rows = [[name, *(cell(runs, key) for key in names)] for name, runs in result["rows"].items()]
     return (f"The generation scenario, preset {p['preset']}, by the ratio of the encoder's learning rate to the decoder's ({p['rate_decoder']:g}): proxy-FID of {p['drawn']:,} drawn images against the *validation* split, curvature of the paths, "
             f"reconstruction of training images in 10 Euler steps each way. {p['data']}; {p['steps']:,} updates of {p['batch']}, latent {p['latent_dim']}, {count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n"

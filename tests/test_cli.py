@@ -331,3 +331,22 @@ def test_values_that_no_parser_likes(capsys, tmp_path):
     for text in ("-" * 100_000, "(" * 5000, "1" * 5000):
         assert main(["joint", "--set", f"steps={text}", "--out", str(tmp_path / "a")]) == 2
         assert "steps: got" in capsys.readouterr().err
+
+
+def test_sigterm_before_training_is_an_end_like_any_other(tmp_path, monkeypatch, capsys):
+    "While data are read, say: a line and status 143; whoever called has his own handler back."
+    from lzn_nb.scenarios import base
+    monkeypatch.setattr(base, "run", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    heard = signal.signal(signal.SIGTERM, mine := lambda *_: None)
+    try:
+        assert main(["joint", "--out", str(tmp_path / "a")]) == 143 and signal.getsignal(signal.SIGTERM) is mine
+    finally: signal.signal(signal.SIGTERM, heard)
+    assert capsys.readouterr().err.startswith("lzn joint: terminated, everything is saved; to go on: lzn joint")
+
+
+def test_examples_name_the_scenario_and_all_presets(capsys):
+    main(["generation", "--help"])
+    shown = capsys.readouterr().out
+    assert "lzn joint" not in shown and "lzn_nb.cli generation --preset paper" in shown and "presets: tiny, cpu, gpu, paper, paper_afhq_cat" in shown
+    remarks = [line for line in shown.splitlines() if line.startswith("  lzn generation") and "   " in line.strip()]
+    assert len({len(line) - len(line.split("   ")[-1].lstrip()) for line in remarks}) == 1 and len(remarks) > 4

@@ -10,8 +10,9 @@ from lzn_nb.cli import main
 from lzn_nb.data import load_data
 from lzn_nb.network import LatentZoningNetwork
 from lzn_nb.scenarios import base
-from lzn_nb.scenarios.generation import (GENERATION, GENERATION_PRESETS, GenerationConfig, draw_images, evaluate_generation, generation_components, generation_losses,
-                                         generation_network, judge_paths, judge_reconstruction, load_generation, run_generation, straight_from, validate_generation)
+from lzn_nb.scenarios.generation import (FEW_STEPS, GENERATION, GENERATION_PRESETS, GenerationConfig, draw_images, evaluate_generation, generation_components, generation_losses,
+                                         generation_network, judge_paths, judge_reconstruction, load_generation, prior_draws, run_generation, straight_from,
+                                         validate_generation)
 from lzn_nb.training import get_preset
 from test_data import pictures
 
@@ -87,18 +88,68 @@ def test_drawings_are_seeded_and_do_not_depend_on_chunks():
 def test_reconstruction_is_exact_where_nothing_moves():
     "An untrained decoder stands still: there and back is the image itself; a pure one has only its latent to go by."
     network, (images, _) = generation_network(TINY, (1, 8, 8)).eval(), batch()
-    assert judge_reconstruction(network, images, TINY, 0, draws=2) < 1e-2 and judge_paths(network, TINY, 0) >= 0
-    assert judge_reconstruction(network, images, dataclasses.replace(TINY, pure=True), 0) == pytest.approx(float(images.flatten(1).norm(dim=1).mean()), rel=0.05)
+    assert judge_reconstruction(network, images, TINY, 0, draws=2).value < 1e-2 and judge_paths(network, 0).value >= 0
+    assert judge_reconstruction(network, images, dataclasses.replace(TINY, pure=True), 0).value == pytest.approx(float(images.flatten(1).norm(dim=1).mean()), rel=0.05)
 
 
 def test_figures_are_the_same_twice_and_of_the_split_asked_for():
     data, network = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval()
     a, b = (evaluate_generation(network, data, TINY, seed=1) for _ in range(2))
-    assert a == b and all(math.isfinite(value) for value in a.values())
-    assert {"fid_2", "fid_4", "fid_8", "fid_50", "fid", "sfid", "kid", "is", "precision", "recall", "evaluations", "curvature", "reconstruction", "reconstruction_test"} <= a.keys()
-    assert evaluate_generation(network, data, TINY, split="valid", seed=1)["fid"] != a["fid"]
-    assert a["fid_of_training"] < 1 < a["fid"]  # real digits are nearer to real digits than noise is
-    assert validate_generation(network, data, TINY) == (found := validate_generation(network, data, TINY)) and found["score"] == -found["fid_8"]
+    assert a == b and (told := a.pop("protocols")).keys() == a.keys() and all(math.isfinite(value) for value in a.values())
+    assert {*FEW_STEPS, "proxy_fid", "proxy_sfid", "proxy_kid", "proxy_is", "proxy_precision", "proxy_recall", "evaluations", "curvature", "reconstruction", "reconstruction_10", "reconstruction_test"} <= a.keys()
+    assert not {name for name in a if name.startswith(("fid", "is", "kid"))}  # what rests on no Inception has another name
+    assert "drawn 100, real 359" in told["proxy_fid_4"] and "Euler, 4 evaluations" in told["proxy_fid_4"] and "RK45, tolerance 0.3" in told["proxy_fid"]
+    assert evaluate_generation(network, data, TINY, split="valid", seed=1)["proxy_fid"] != a["proxy_fid"]
+    assert a["proxy_fid_of_training"] < 1 < a["proxy_fid"]  # real digits are nearer to real digits than noise is
+    assert validate_generation(network, data, TINY) == (found := validate_generation(network, data, TINY)) and found["score"] == -found["proxy_fid_8"]
+
+
+def test_the_published_figures_compare_with_as_many_training_images(monkeypatch):
+    "And with no others; they keep their names and protocols."
+    from lzn_nb.metrics import Result
+    from lzn_nb.scenarios import generation
+    seen = []
+    monkeypatch.setattr(generation, "published_figures", lambda drawn, real, **protocol: seen.append((drawn, real)) or [Result("FID", 3.0, protocol)])
+    data, network = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval()
+    found = evaluate_generation(network, data, TINY, seed=1)
+    (drawn, real), training = seen[0], data.train.images.flatten(1)
+    assert len(drawn) == len(real) == 100 and (torch.cdist(real.flatten(1), training).amin(1) < 1e-4).all()
+    assert found["published_fid"] == 3.0 and "RK45" in found["protocols"]["published_fid"]
+
+
+def test_draws_are_from_the_prior_and_seeds_share_none():
+    network = generation_network(TINY, (1, 8, 8))
+    noise, z = prior_draws(network, 4000, 3)
+    assert torch.equal(noise, prior_draws(generation_network(dataclasses.replace(TINY, zones=False), (1, 8, 8)), 4000, 3)[0])
+    assert abs(float(z.std()) - 1) < 0.02 and abs(float(z.mean())) < 0.02
+    other, later = prior_draws(network, 4000, 4)
+    assert torch.isin(z, torch.cat([other.flatten(), later.flatten()])).double().mean() < 0.2  # float32 has few numbers: chance
+
+
+def test_pure_generation_trains_the_encoder():
+    config = dataclasses.replace(TINY, pure=True)
+    network, (images, labels) = moved(generation_network(config, (1, 8, 8))), batch()
+    losses(config, network, images, labels)["loss"].backward()
+    assert sum(float(p.grad.norm()) for p in network["image"].encoder.parameters() if p.grad is not None) > 1e-4
+
+
+def test_large_images_go_through_networks_a_few_at_a_time(monkeypatch):
+    "Encoder and decoder see no more than `at_once` images in an evaluation, and it makes no difference."
+    assert base.at_once((1, 28, 28)) == 250 and base.at_once((3, 256, 256)) == 16
+    from lzn_nb.nets import UNetDecoder, UNetEncoder
+    from lzn_nb.scenarios import generation
+    seen, data = [], load_data("digits")
+    for part in (UNetEncoder, UNetDecoder):
+        whole = part.forward
+        monkeypatch.setattr(part, "forward", lambda self, x, *more, whole=whole, **given: seen.append(len(x)) or whole(self, x, *more, **given))
+    network, found = moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval(), []
+    for size in (250, 16):
+        for module in (base, generation): monkeypatch.setattr(module, "at_once", lambda shape: size)
+        seen.clear()
+        found.append(evaluate_generation(network, data, TINY, seed=1))
+        assert max(seen) <= size
+    a, b = found
+    for key in (*FEW_STEPS, "curvature", "reconstruction_10"): assert a[key] == pytest.approx(b[key], rel=1e-3), key  # RK45's steps depend on who shares them
 
 
 # -- published sizes --------------------------------------------------------------------------
@@ -118,7 +169,8 @@ def test_the_published_hyperparameters():
     for name, wanted in told.items():
         c = GENERATION_PRESETS[name]
         assert (c.steps, c.batch, c.rate_decoder, c.rate_encoder, c.ema, c.dropout) == wanted, name
-        assert (c.warmup, c.schedule, c.clip, c.latent_dim, c.alpha, c.zone_steps, c.flip, c.tol) == (5000, "constant", 1.0, 200, 1.0, 20, True, 1e-5), name
+        assert (c.warmup, c.schedule, c.clip, c.latent_dim, c.alpha, c.zone_steps, c.flip, c.tol, c.sample_steps, c.draws, c.workers) == (5000, "constant", 1.0, 200, 1.0, 20, True, 1e-5, 10, 20, 2), name
+        assert (c.drawn, c.save_every, c.eval_every) == ((50_000, 1000, 5000) if name == "paper" else (1024, 2000, 10_000)), name
 
 
 # -- runs -------------------------------------------------------------------------------------
@@ -159,7 +211,7 @@ def test_a_published_layout_trains(tmp_path):
     "One kind of image in colour, the large networks' parts in little, judged by quarter turns."
     for k, part in enumerate(("bedroom_train", "bedroom_val")): pictures(tmp_path / "set" / part, 12 if k else 30, size=(12, 12))
     done = run_generation(f"folder:{tmp_path / 'set'}", "tiny", tmp_path / "run", progress=False, data_options={"image_size": 8}, steps=2, batch=16, pyramid=True, flip=True, drawn=20)
-    assert math.isfinite(done.figures["fid"]) and done.data.num_classes == 1 and done.network["image"].decoder.log_time
+    assert math.isfinite(done.figures["proxy_fid"]) and done.data.num_classes == 1 and done.network["image"].decoder.log_time
 
 
 def test_a_run_of_another_scenario_is_not_loaded(tmp_path):

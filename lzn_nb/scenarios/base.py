@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'check_ranges', 'ImageConfig', 'image_type', 'jittered', 'draws_like', 'batch_latents', 'flow_errors',
            'mirrored', 'Scenario', 'Run', 'check_enough', 'make_trainer', 'prepare', 'work_of', 'save_samples',
-           'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures', 'report', 'take_up_to', 'in_chunks']
+           'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures', 'report', 'take_up_to', 'in_chunks',
+           'at_once', 'latents_of']
 
 # %% ../../nbs/19_scenarios.ipynb #c9dd276b
 import dataclasses
@@ -30,6 +31,7 @@ from ..plots import training_curves, write_report
 from ..rectified_flow import velocity_errors
 from ..runs import final_figures, make_folder, open_run, read_metrics, read_settings, read_sittings
 from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, plan_size, train
+from ..zones import LatentZones
 
 # %% ../../nbs/19_scenarios.ipynb #27e0ecc1
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
@@ -80,7 +82,7 @@ def image_type(config: ImageConfig, shape: tuple[int, int, int], classes: int = 
     "Images of `shape` (c, h, w) as a data type: U-Net encoder (none without zones), U-Net decoder that is told the latent and, if there are `classes`, the class."
     channels, size, _ = shape
     body = dict(mults=fit_levels(size, config.mults), blocks=config.blocks, attention=config.attention, dropout=config.dropout, smooth=config.pyramid, pyramid=config.pyramid)
-    taps = tuple(s for s in (64, 32, 16, 8, 4) if s < size) if config.pyramid else None
+    taps = tuple(size >> k for k in range(1, len(body["mults"])) if size >> k in (64, 32, 16, 8, 4)) or None if config.pyramid else None
     encoder = UNetEncoder(channels, size, config.latent_dim, width=config.encoder_width, tap_sizes=taps, **body) if config.zones else None
     decoder = UNetDecoder(channels, size, latent_dim=config.latent_dim if config.zones else 0, classes=classes, width=config.width, log_time=config.pyramid, **body)
     return ImageType(encoder, decoder, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps)
@@ -254,6 +256,7 @@ def plan(scenario: Scenario, data: str = "digits", preset: str = "cpu", *, seed:
         return network, scenario.components(config, network), (torch.empty(n, *images.shape), torch.zeros(n, dtype=torch.long))
 
     check_enough(scenario, images, config, seed)
+    check_files(images)
     show(size := plan_size(config, make, lambda *batch: scenario.losses(config, *batch), ranks))
     trainer = make_trainer(scenario, config, images.shape, images.num_classes, seed, pick_device(device))
     show(time := plan_run(trainer, *work_of(scenario, config, images, seed, trainer.device), seed=seed, progress=progress))
@@ -286,6 +289,7 @@ def report(done: Run) -> Path:
     keys = [name for name in scenario.curves if any(name in line for line in lines)]
     parts = [done.data.describe(), dataclasses.asdict(done.config), "# Figures", results_table(scenario.figures, {"this run": [done.figures]}), "# Training",
              training_curves(lines, keys) if len(lines) > 1 else "The figures of the updates are lost."]
+    if told := done.figures.get("protocols"): parts += ["# How each figure was measured", [{"figure": key, "protocol": text} for key, text in told.items()]]
     for title, figure in scenario.pictures(done).items(): parts += [f"# {title}", figure]
     sittings = read_sittings(done.out) or [{}]
     machine = [{"what": name, "value": "–" if value is None else value} for name, value in ({"sittings": len(sittings)} | sittings[-1]).items()]
@@ -293,8 +297,8 @@ def report(done: Run) -> Path:
 
 # %% ../../nbs/19_scenarios.ipynb #3d305d9e
 def take_up_to(split, limit: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    "At most `limit` images and labels of a split, evenly spread over it, on `device`."
-    images, labels = split.take(split.spread(limit))
+    "At most `limit` images and labels of a split, and a gigabyte of them, evenly spread over it, on `device`."
+    images, labels = split.take(split.spread(min(limit, max(100, 2**28 // split[0][0].numel()))))
     return images.to(device), labels.to(device)
 
 
@@ -302,3 +306,15 @@ def take_up_to(split, limit: int, device: torch.device) -> tuple[Tensor, Tensor]
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int = 1000) -> Tensor:
     "`function` applied to `x` `[n,…]` piece by piece, to bound memory."
     return torch.cat([function(part) for part in x.split(size)])
+
+
+def at_once(shape: tuple[int, int, int]) -> int:
+    "How many images of `shape` (c, h, w) a network takes at a time where nothing is kept for a way back: 250, or fewer large ones."
+    return max(1, min(250, 2**20 // (shape[1] * shape[2])))
+
+
+@torch.no_grad()
+def latents_of(network: LatentZoningNetwork, images: Tensor, generator: torch.Generator) -> Tensor:
+    "A latent `[n,q]` of each of `images` `[n,c,h,w]`, which share the space with each other; encoded piece by piece."
+    image = network["image"]
+    return LatentZones(in_chunks(image.anchors, images, at_once(image.shape)), steps=image.zone_steps).encode(generator=generator)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PUBLISHED', 'LARGE', 'GENERATION_PRESETS', 'GENERATION_FIGURES', 'FEW_STEPS', 'GENERATION', 'run_generation',
            'plan_generation', 'load_generation', 'generation_trainer', 'GenerationConfig', 'generation_network',
-           'generation_components', 'generation_losses', 'straight_from', 'draw_images', 'judge_few_steps',
-           'judge_paths', 'judge_reconstruction', 'evaluate_generation', 'validate_generation', 'generation_samples',
-           'generation_pictures']
+           'generation_components', 'generation_losses', 'straight_from', 'prior_draws', 'draw_images',
+           'judge_drawings', 'judge_paths', 'judge_reconstruction', 'evaluate_generation', 'validate_generation',
+           'generation_samples', 'generation_pictures']
 
 # %% ../../nbs/20_generation.ipynb #f168af71
 import math
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..data import ImageData
-from ..metrics import Judge, compare_images, frechet_distance, reconstruction_error
+from ..metrics import Judge, Result, compare_images, frechet_distance, reconstruction_error
 from ..network import LatentZoningNetwork
 from ..plots import gaussian_check, image_grid
 from ..published_metrics import published_figures
 from ..rectified_flow import curvature
-from .base import ImageConfig, Run, Scenario, batch_latents, draws_like, flow_errors, image_type, load, make_trainer, mirrored, plan, run, take_up_to
+from .base import ImageConfig, Run, Scenario, at_once, batch_latents, draws_like, flow_errors, image_type, latents_of, load, make_trainer, mirrored, plan, run, take_up_to
 from ..training import Component
 
 # %% ../../nbs/20_generation.ipynb #d42f7664
@@ -43,8 +43,8 @@ class GenerationConfig(ImageConfig):
         if self.pure and not self.zones: raise ValueError("pure: got True with zones=False, wanted zones: a latent is all that this decoder gets")
 
 # %% ../../nbs/20_generation.ipynb #5c890c18
-PUBLISHED = dict(warmup=5000, latent_dim=200, width=128, encoder_width=128, zone_steps=20, sample_steps=10, flip=True, drawn=50_000, draws=20)
-LARGE = dict(batch=256, mults=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(16,), pyramid=True, rate_decoder=2e-4, rate_encoder=2e-6, save_every=2000) | PUBLISHED | {"drawn": 1024}
+PUBLISHED = dict(warmup=5000, latent_dim=200, width=128, encoder_width=128, zone_steps=20, sample_steps=10, flip=True, eval_every=5000, drawn=50_000, draws=20, workers=2)
+LARGE = dict(batch=256, mults=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(16,), pyramid=True, rate_decoder=2e-4, rate_encoder=2e-6, save_every=2000) | PUBLISHED | {"drawn": 1024, "eval_every": 10_000}
 GENERATION_PRESETS = {
     "tiny": GenerationConfig(steps=20, batch=64, warmup=5, width=8, encoder_width=8, latent_dim=8, zone_steps=4, sample_steps=4, schedule="cosine", ema=0.9,
                              log_every=5, save_every=10, drawn=100, tol=0.3),
@@ -85,65 +85,73 @@ def generation_losses(config: GenerationConfig, network: LatentZoningNetwork, im
 
 
 def straight_from(network: LatentZoningNetwork, z: Tensor) -> Tensor:
-    "Images `[n,c,h,w]` from latents `[n,q]` in one evaluation: the decoder's answer where it sees no noise, at time 0 [App. G]."
+    "Images `[n,c,h,w]` from latents `[n,q]` in one evaluation: the decoder's answer where it sees no noise, at its earliest time [App. G]."
     image = network["image"]
     nothing = z.new_zeros(len(z), *image.shape)
-    return image.decoder(nothing, z.new_zeros(len(z)), **image.given(z))
+    return image.decoder(nothing, z.new_full((len(z),), getattr(image.decoder, "t_min", 0.0)), **image.given(z))
 
 # %% ../../nbs/20_generation.ipynb #ef41b4f8
+def prior_draws(network: LatentZoningNetwork, n: int, seed: int) -> tuple[Tensor, Tensor]:
+    "Noise `[n,c,h,w]`, the same for every network of this shape, and latents `[n,q]` for `n` images."
+    generator, device = torch.Generator().manual_seed(seed), next(network.parameters()).device
+    noise = torch.randn(n, *network["image"].shape, generator=generator).to(device)
+    return noise, network.prior(n, generator)
+
+
 @torch.no_grad()
-def draw_images(network: LatentZoningNetwork, n: int, steps: int | str, seed: int, chunk: int = 250, pure: bool = False, tol: float = 1e-5) -> tuple[Tensor, float]:
-    "`n` images from the prior, by `steps` evaluations or \"rk45\", and how many evaluations it was in the mean; the same noise for every network of this shape."
+def draw_images(network: LatentZoningNetwork, n: int, steps: int | str, seed: int, pure: bool = False, tol: float = 1e-5, chunk: int | None = None) -> tuple[Tensor, float]:
+    "`n` images from the prior, by `steps` evaluations or \"rk45\", and how many evaluations it was in the mean."
     image, asked = network["image"], []
-    device = next(network.parameters()).device
-    noise = torch.randn(n, *image.shape, generator=torch.Generator().manual_seed(seed)).to(device)
-    z = network.prior(n, torch.Generator().manual_seed(seed + 1))
+    (noise, z), chunk = prior_draws(network, n, seed), chunk or at_once(image.shape)
     if pure: return torch.cat([straight_from(network, part) for part in z.split(chunk)]), 1.0
     drawn = image.decode(z, noise=noise, steps=steps, tol=tol, chunk=chunk, tell=lambda evaluations, images: asked.append(evaluations * images))
     return drawn, sum(asked) / n
 
 # %% ../../nbs/20_generation.ipynb #85fb4a3d
-def judge_few_steps(network: LatentZoningNetwork, judge: Judge, real: Tensor, config: GenerationConfig, seed: int) -> dict[str, float]:
-    "Fréchet distance to `real` images after 2, 4, 8, 50 evaluations and with RK45, with all that is measured there, and RK45's evaluations."
-    if config.pure:
-        drawn, evaluations = draw_images(network, config.drawn, 1, seed, pure=True)
-    else:
-        seen = judge.features(real)
-        few = {f"fid_{k}": frechet_distance(judge.features(draw_images(network, config.drawn, k, seed)[0]), seen) for k in (2, 4, 8, 50)}
-        drawn, evaluations = draw_images(network, config.drawn, "rk45", seed, tol=config.tol)
-    results = compare_images(drawn, real, judge) + published_figures(drawn, real)
-    key = lambda result: result.name.lower().replace("proxy-", "") if result.name.startswith("proxy-") else f"published_{result.name.lower()}"
-    return ({} if config.pure else few) | {key(result): result.value for result in results} | {"evaluations": evaluations}
+def judge_drawings(network: LatentZoningNetwork, judge: Judge, real: Tensor, training: Tensor, config: GenerationConfig, seed: int) -> dict[str, Result]:
+    "Drawn images against `real` ones, and by the published figures against `training` images; and Fréchet distances after 2, 4, 8 and 50 evaluations. By key."
+    sampler = "one evaluation" if config.pure else f"RK45, tolerance {config.tol:g}"
+    drawn, evaluations = draw_images(network, config.drawn, "rk45", seed, config.pure, config.tol)
+    proxies, published = compare_images(drawn, real, judge, sampler=sampler), published_figures(drawn, training, sampler=sampler)
+    found = {result.name.lower().replace("-", "_"): result for result in proxies} | {f"published_{result.name.lower()}": result for result in published}
+    found["evaluations"] = Result("evaluations", evaluations, {"drawn": f"{config.drawn:,}", "sampler": sampler})
+    for k in () if config.pure else (2, 4, 8, 50):
+        few, _ = draw_images(network, config.drawn, k, seed)
+        distance = frechet_distance(judge.features(few), judge.features(real))
+        found[f"proxy_fid_{k}"] = Result("proxy-FID", distance, proxies[0].protocol | {"sampler": f"Euler, {k} evaluations"})
+    return found
 
 
-def judge_paths(network: LatentZoningNetwork, config: GenerationConfig, seed: int, n: int = 250) -> float:
+def judge_paths(network: LatentZoningNetwork, seed: int, n: int = 250) -> Result:
     "Curvature of the paths of `n` drawn images."
-    image = network["image"]
-    noise = torch.randn(n, *image.shape, generator=torch.Generator().manual_seed(seed)).to(next(network.parameters()).device)
-    return curvature(image.decoder, noise, **image.given(network.prior(n, torch.Generator().manual_seed(seed + 1))))
+    image, (noise, z) = network["image"], prior_draws(network, n, seed)
+    return Result("curvature", curvature(image.decoder, noise, chunk=at_once(image.shape), **image.given(z)), {"drawn": f"{n:,}", "sampler": "Euler, 100 evaluations"})
 
 # %% ../../nbs/20_generation.ipynb #59f2c16b
 @torch.no_grad()
-def judge_reconstruction(network: LatentZoningNetwork, images: Tensor, config: GenerationConfig, seed: int, draws: int = 1, steps: int | str = "rk45") -> float:
+def judge_reconstruction(network: LatentZoningNetwork, images: Tensor, config: GenerationConfig, seed: int, draws: int = 1, steps: int | str = "rk45") -> Result:
     "Mean over `draws` of latents and over `images` `[b,c,h,w]` of the distance of an image from its reconstruction; the images share the space with each other."
     image, generator, errors = network["image"], torch.Generator().manual_seed(seed), []
     for _ in range(draws):
-        z = network.latents("image", images, generator=generator) if config.zones else network.prior(len(images))
-        back = straight_from(network, z) if config.pure else image.reconstruct(images, z, steps=steps, tol=config.tol, chunk=250)
+        z = latents_of(network, images, generator) if config.zones else network.prior(len(images))
+        back = straight_from(network, z) if config.pure else image.reconstruct(images, z, steps=steps, tol=config.tol, chunk=at_once(image.shape))
         errors.append(reconstruction_error(images, back))
-    return sum(errors) / draws
+    sampler = "one evaluation" if config.pure else f"RK45, tolerance {config.tol:g}, each way" if steps == "rk45" else f"Euler, {steps} evaluations each way"
+    return Result("reconstruction ℓ2", sum(errors) / draws, {"images": f"{len(images):,}, with zones among themselves", "latents of each": draws, "sampler": sampler})
 
 # %% ../../nbs/20_generation.ipynb #f09ae714
-def evaluate_generation(network: LatentZoningNetwork, data: ImageData, config: GenerationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000) -> dict[str, float]:
-    "Figures of a trained network on a `split` (\"valid\" for choosing, \"test\" once), from at most `limit` images of each split; all draws from `seed`."
-    device, limit = next(network.parameters()).device, max(100, min(limit, 2**29 // math.prod(data.shape)))  # 2 GB a split
+def evaluate_generation(network: LatentZoningNetwork, data: ImageData, config: GenerationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000) -> dict:
+    "Figures of a trained network on a `split` (\"valid\" for choosing, \"test\" once), from at most `limit` images of each split, all draws from `seed`; under \"protocols\", how each was measured."
+    device = next(network.parameters()).device
     (train, train_labels), (real, _) = [take_up_to(part, limit, device) for part in (data.train, getattr(data, split))]
-    judge = Judge(train, train_labels)
-    figures = judge_few_steps(network, judge, real, config, seed) | {"fid_of_training": frechet_distance(judge.features(train), judge.features(real))}
+    judge, (as_many, _) = Judge(train, train_labels), take_up_to(data.train, config.drawn, device)
+    found = judge_drawings(network, judge, real, as_many, config, seed)
+    found["proxy_fid_of_training"] = Result("proxy-FID", frechet_distance(judge.features(train), judge.features(real)), {"training images": f"{len(train):,}", "real": f"{len(real):,}", "features": judge.description})
     some = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:config.batch]]
     error = partial(judge_reconstruction, network, config=config, seed=seed)
-    figures |= {"reconstruction": error(some, draws=config.draws), "reconstruction_test": error(real[:128])}
-    return figures if config.pure else figures | {"reconstruction_10": error(some, draws=config.draws, steps=10), "curvature": judge_paths(network, config, seed)}
+    found |= {"reconstruction": error(some, draws=config.draws), "reconstruction_test": error(real[:128])}
+    if not config.pure: found |= {"reconstruction_10": error(some, draws=config.draws, steps=10), "curvature": judge_paths(network, seed)}
+    return {key: result.value for key, result in found.items()} | {"protocols": {key: result.row()["protocol"] for key, result in found.items()}}
 
 
 def validate_generation(network: LatentZoningNetwork, data: ImageData, config: GenerationConfig, seed: int = 0) -> dict[str, float]:
@@ -151,21 +159,21 @@ def validate_generation(network: LatentZoningNetwork, data: ImageData, config: G
     device = next(network.parameters()).device
     judge = Judge(*take_up_to(data.train, 10_000, device))
     real, _ = take_up_to(data.valid, 1000, device)
-    distance = frechet_distance(judge.features(draw_images(network, 500, 8, seed, pure=config.pure)[0]), judge.features(real))
-    return {"fid_8": distance, "score": -distance}
+    distance = frechet_distance(judge.features(draw_images(network, 500, 8, seed, config.pure)[0]), judge.features(real))
+    return {"proxy_fid_8": distance, "score": -distance}
 
 # %% ../../nbs/20_generation.ipynb #7637a8fd
 GENERATION_FIGURES = {
-    "fid": ("proxy-FID, RK45", "{:.2f}"), "sfid": ("proxy-sFID", "{:.2f}"), "kid": ("proxy-KID", "{:.3f}"), "is": ("proxy-IS", "{:.2f}"),
-    "precision": ("precision", "{:.2f}"), "recall": ("recall", "{:.2f}"),
+    "proxy_fid": ("proxy-FID, exact solver", "{:.2f}"), "proxy_sfid": ("proxy-sFID", "{:.2f}"), "proxy_kid": ("proxy-KID", "{:.3f}"), "proxy_is": ("proxy-IS", "{:.2f}"),
+    "proxy_precision": ("proxy-precision", "{:.2f}"), "proxy_recall": ("proxy-recall", "{:.2f}"),
     "published_fid": ("FID", "{:.2f}"), "published_sfid": ("sFID", "{:.2f}"), "published_kid": ("KID", "{:.4f}"), "published_is": ("IS", "{:.2f}"),
     "published_precision": ("precision (Inception)", "{:.2f}"), "published_recall": ("recall (Inception)", "{:.2f}"), "published_cmmd": ("CMMD", "{:.4f}"),
     "reconstruction": ("reconstruction ℓ2, training batch, RK45", "{:.4f}"), "reconstruction_10": ("reconstruction ℓ2, training batch, Euler 10", "{:.3f}"),
     "reconstruction_test": ("reconstruction ℓ2, test images, RK45", "{:.4f}"),
-    "evaluations": ("evaluations that RK45 takes", "{:.0f}"), "curvature": ("curvature of the paths", "{:.3f}"),
-    "fid_of_training": ("proxy-FID of the training images, to compare", "{:.2f}"), "wall_seconds": ("training and evaluation [s]", "{:.0f}"),
+    "evaluations": ("evaluations that the exact solver takes", "{:.0f}"), "curvature": ("curvature of the paths", "{:.3f}"),
+    "proxy_fid_of_training": ("proxy-FID of the training images, to compare", "{:.2f}"), "wall_seconds": ("training and evaluation [s]", "{:.0f}"),
 }
-FEW_STEPS = {f"fid_{k}": (f"proxy-FID, {k} evaluations", "{:.2f}") for k in (2, 4, 8, 50)}
+FEW_STEPS = {f"proxy_fid_{k}": (f"proxy-FID, {k} evaluations", "{:.2f}") for k in (2, 4, 8, 50)}
 
 
 def generation_samples(network: LatentZoningNetwork, data: ImageData, generator: torch.Generator):
@@ -176,10 +184,10 @@ def generation_samples(network: LatentZoningNetwork, data: ImageData, generator:
 def generation_pictures(done: Run, seed: int = 0) -> dict:
     "The pictures of a run, by title."
     network, pure = done.network, done.config.pure
-    pictures = {f"drawn in {k} evaluations": image_grid(draw_images(network, 20, k, seed, pure=pure)[0]) for k in ((1,) if pure else (2, 4, 8, 50))}
+    pictures = {f"drawn in {k} evaluations": image_grid(draw_images(network, 20, k, seed, pure)[0]) for k in ((1,) if pure else (2, 4, 8, 50))}
     if not done.config.zones or pure: return pictures
     images, _ = take_up_to(done.data.test, 1000, next(network.parameters()).device)
-    z = network.latents("image", images, generator=torch.Generator().manual_seed(seed))
+    z = latents_of(network, images, torch.Generator().manual_seed(seed))
     some = torch.linspace(0, len(images) - 1, 10).long()
     back = network["image"].reconstruct(images[some], z[some])
     return pictures | {"test images and their reconstructions": image_grid(torch.cat([images[some], back])), "latents of the test images against N(0, 1)": gaussian_check(z)}
