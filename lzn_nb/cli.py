@@ -79,16 +79,16 @@ status: 0 finished, 2 a wrong request or a run that broke (one line says why), 1
 (torchrun and accelerate launch end with 1 instead of all but 0)
 """
 
-# %% ../nbs/40_cli.ipynb #b9d10ba4
-SCENARIOS = {  # name of the command and of its module: in a word, and in a sentence
-    "generation": ("draw images, with and without zones", "Train a rectified flow that draws images, with latents from the zones of an encoder or without, and compare what it draws with the test split."),
-    "joint": ("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.")}
-
-
+# %% ../nbs/40_cli.ipynb #ddcf7f5d
 def examples_of(name: str) -> str:
     "The examples with another scenario's name, and their remarks below each other again."
     words = [re.split(" {3,}", line.replace(" joint ", f" {name} ")) for line in EXAMPLES.splitlines()]
     return "\n".join(f"{line[0]:62} {line[1]}" if len(line) > 1 else line[0] for line in words) + "\n"
+
+# %% ../nbs/40_cli.ipynb #b9d10ba4
+SCENARIOS = {  # name of the command and of its module: in a word, and in a sentence
+    "generation": ("draw images, with and without zones", "Train a rectified flow that draws images, with latents from the zones of an encoder or without, and compare what it draws with the test split."),
+    "joint": ("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.")}
 
 
 def add_scenario(scenarios, name: str) -> None:

@@ -53,7 +53,7 @@ def test_corrupt_image_in_a_folder(tmp_path, capsys):
     (pictures(tmp_path / "p") / "dark" / "03.png").write_bytes(b"no picture")
     with pytest.warns(UserWarning, match="left out 1 of 60 images, unreadable: .*03.png"): data = load_data(f"folder:{tmp_path / 'p'}", skip_unreadable=True)
     assert len(data.train) + len(data.valid) + len(data.test) == 59
-    assert "dark/03.png" in complaint(capsys, "--data", f"folder:{tmp_path / 'p'}", "--set", "steps=99", "--out", tmp_path / "a")
+    for more in (["--out", tmp_path / "a"], ["--dry-run"]): assert "dark/03.png" in complaint(capsys, "--data", f"folder:{tmp_path / 'p'}", "--set", "steps=99", *more)
 
 
 def test_image_damaged_while_training(tmp_path, monkeypatch):
