@@ -48,7 +48,7 @@ LARGE = dict(batch=256, mults=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(16,), 
 GENERATION_PRESETS = {
     "tiny": GenerationConfig(steps=20, batch=64, warmup=5, width=8, encoder_width=8, latent_dim=8, zone_steps=4, sample_steps=4, schedule="cosine", ema=0.9,
                              log_every=5, save_every=10, drawn=100, tol=0.3),
-    "cpu": GenerationConfig(steps=1200, batch=128, warmup=50, schedule="cosine", ema=0.999, zone_steps=8),
+    "cpu": GenerationConfig(steps=1200, batch=128, warmup=50, schedule="cosine", ema=0.999, mults=(1, 2, 4), zone_steps=8),
     "gpu": GenerationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.9995, latent_dim=64, width=64, encoder_width=64, mults=(1, 2, 2), blocks=2,
                             attention=(7, 8, 16), rate_decoder=2e-3, rate_encoder=5e-5, zone_steps=20, save_every=1000, flip=True, drawn=10_000),
     "paper": GenerationConfig(steps=50_000, batch=2000, ema=0.999999, mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_decoder=1e-3, rate_encoder=2.5e-5,
