@@ -127,6 +127,8 @@ class Request:
     skip_unreadable: bool
     split_seed: int
     download: bool
+    only: str | None = None
+    hold_out: bool = True  # False: a loader of a set without a test part refuses
 
 
 LOADERS: dict[str, Callable[[Request], ImageData]] = {}
@@ -141,15 +143,17 @@ def register(name: str) -> Callable:
 
 # %% ../nbs/03_data.ipynb #d3845796
 def load_data(
-    data: str, *, root: str | Path | None = None, image_size: int | None = None,
-    skip_unreadable: bool = False, split_seed: int = 0, download: bool = False,
+    data: str, *, root: str | Path | None = None, image_size: int | None = None, skip_unreadable: bool = False,
+    split_seed: int = 0, download: bool = False, only: str | None = None, hold_out: bool = True,
 ) -> ImageData:
     """The data set `data`: "digits", "mnist", "cifar10" or "folder:PATH".
 
     `root`: where MNIST and CIFAR-10 lie (else the environment variable LZN_DATA), where a relative PATH starts.
     `image_size`: resize to squares. `skip_unreadable`: decode a folder's files once and leave out the broken.
-    `download`: let torchvision fetch MNIST or CIFAR-10. Raises `ValueError` for a wrong argument or content,
-    `FileNotFoundError` for what is not there, `OSError` for an image that cannot be read."""
+    `download`: let torchvision fetch MNIST or CIFAR-10. `only`: of a folder, the one class ("cat" of AFHQ) or LSUN
+    category ("bedroom") to take. `hold_out`: False trains on all images of a set that has a test part; the validation
+    split is then the test split. Raises `ValueError` for a wrong argument or content, `FileNotFoundError` for what is
+    not there, `OSError` for an image that cannot be read."""
     known = ", ".join(f'"{kind}{":PATH" * (kind == "folder")}"' for kind in LOADERS)
     kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind not in LOADERS or bool(path) != (kind == "folder"):
@@ -158,8 +162,12 @@ def load_data(
         raise ValueError(f"image_size: got {image_size!r}; wanted a whole number of pixels, at least 1, or None")
     if type(split_seed) is not int or not 0 <= split_seed < 2**32:
         raise ValueError(f"split_seed: got {split_seed!r}; wanted a whole number from 0 to 2³² - 1")
+    if only is not None and (not isinstance(only, str) or kind != "folder"):
+        raise ValueError(f"only: got {only!r} for {data!r}; wanted None, or the name of one class of a folder")
+    if type(hold_out) is not bool:
+        raise ValueError(f"hold_out: got {hold_out!r}; wanted True or False")
     root = Path(root).expanduser() if root else None
-    return LOADERS[kind](Request(data, path, root, image_size, skip_unreadable, split_seed, download))
+    return LOADERS[kind](Request(data, path, root, image_size, skip_unreadable, split_seed, download, only, hold_out))
 
 # %% ../nbs/03_data.ipynb #700f48b3
 def _resized(pixels: Tensor, size: int | None, top: int) -> tuple[Tensor, int]:
@@ -182,12 +190,19 @@ def _divided(
         raise ValueError(f"{len(labels)} images are too few for parts of {shares}; wanted at least 10")
     return [Split(pixels[part], labels[part], top) for part in parts]
 
+
+def _need_test_part(ask: Request) -> None:
+    "For sets without a test part: raises `ValueError` where nothing is to be held out."
+    if not ask.hold_out:
+        raise ValueError(f"hold_out: got False, but {ask.name} has no test part of its own to validate on; wanted True")
+
 # %% ../nbs/03_data.ipynb #94cceb3f
 @register("digits")
 def _load_digits(ask: Request) -> ImageData:
     "scikit-learn's digits, 70/10/20 %."
     from sklearn.datasets import load_digits
 
+    _need_test_part(ask)
     raw = load_digits()
     pixels, top = _resized(torch.from_numpy(raw.images).to(torch.uint8)[:, None], ask.image_size, 16)
     splits = _divided(pixels, torch.from_numpy(raw.target).long(), (0.7, 0.1, 0.2), ask.split_seed, top)
@@ -215,7 +230,7 @@ def _torchvision_parts(ask: Request, dataset: type, folder: str) -> list:
 # %% ../nbs/03_data.ipynb #2b266516
 @register("mnist")
 def _load_mnist(ask: Request) -> ImageData:
-    "MNIST: 1×28×28, 55,000/5,000/10,000."
+    "MNIST: 1×28×28, 55,000/5,000/10,000, or 60,000 and the test set."
     from torchvision.datasets import MNIST
 
     return _with_validation(ask, _torchvision_parts(ask, MNIST, "MNIST/raw"), 1 / 12, tuple("0123456789"))
@@ -223,7 +238,7 @@ def _load_mnist(ask: Request) -> ImageData:
 
 @register("cifar10")
 def _load_cifar10(ask: Request) -> ImageData:
-    "CIFAR-10: 3×32×32, 45,000/5,000/10,000."
+    "CIFAR-10: 3×32×32, 45,000/5,000/10,000, or 50,000 and the test set."
     from torchvision.datasets import CIFAR10
 
     parts = _torchvision_parts(ask, CIFAR10, "cifar-10-batches-py")
@@ -231,7 +246,7 @@ def _load_cifar10(ask: Request) -> ImageData:
 
 # %% ../nbs/03_data.ipynb #7a400949
 def _with_validation(ask: Request, parts: list, share: float, classes: tuple[str, ...]) -> ImageData:
-    "Torchvision's training and test set, with `share` of the former held out for validation."
+    "Torchvision's training and test set, with `share` of the former held out for validation, unless the request says otherwise."
     ready = []
     for part in parts:
         pixels, labels = torch.as_tensor(part.data), torch.as_tensor(part.targets)
@@ -239,8 +254,12 @@ def _with_validation(ask: Request, parts: list, share: float, classes: tuple[str
             raise ValueError(f"{ask.name}: {len(pixels)} images but {len(labels)} labels in the files; wanted as many")
         pixels = pixels[:, None] if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2).contiguous()
         ready.append((_resized(pixels, ask.image_size, 255)[0], labels))
+    published = f"torchvision {type(parts[0]).__name__}, test as published"
+    if not ask.hold_out:
+        train, test = (Split(*part) for part in ready)
+        return ImageData(ask.name, train, test, test, classes, f"{published}, nothing held out, validation: the test set")
     train, valid = _divided(*ready[0], (1 - share, share), ask.split_seed)
-    source = f"torchvision {type(parts[0]).__name__}, test as published, 1/{round(1 / share)} of training for validation"
+    source = f"{published}, 1/{round(1 / share)} of training for validation"
     return ImageData(ask.name, train, valid, Split(*ready[1]), classes, source, ask.split_seed)
 
 # %% ../nbs/03_data.ipynb #0fab4b80
@@ -251,11 +270,15 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _find_parts(folder: Path) -> dict[str, Path]:
-    "The folder of each part, train, val, test; where there are no parts, `train` is the folder itself."
-    names = _subfolders(folder)
-    kinds = {name.rpartition("_")[0] for name in names}
-    stem = len(f"{kinds.pop()}_") if len(kinds) == 1 and kinds != {""} else 0  # bedroom_train and bedroom_val
+def _categories(names: list[str]) -> list[str]:
+    "What folders are called before _train, _val and the like: bedroom. None unless all of them end like that."
+    pairs = [name.rpartition("_")[::2] for name in names]
+    return sorted({stem for stem, _ in pairs}) if all(stem and part in _PARTS for stem, part in pairs) else []
+
+
+def _find_parts(folder: Path, names: list[str]) -> dict[str, Path]:
+    "Which of the subfolders `names` is which part, train, val, test; where they are no parts, `train` is the folder itself."
+    stem = len(f"{kinds[0]}_") if len(kinds := _categories(names)) == 1 else 0  # bedroom_train and bedroom_val
     if "train" not in (parts := [name[stem:] for name in names]) or not set(parts) <= set(_PARTS):
         return {"train": folder}
     found = {_PARTS[part]: folder / name for part, name in zip(parts, names)}
@@ -263,12 +286,35 @@ def _find_parts(folder: Path) -> dict[str, Path]:
         raise ValueError(f"folder {folder}: holds {names}; wanted one validation part at most, not several names for it")
     return found
 
+# %% ../nbs/03_data.ipynb #dcd23fb4
+def _choose(folder: Path, only: str | None) -> tuple[dict[str, Path], tuple[str, ...]]:
+    "The folder of each part, and the classes in them; with `only` one class or category. Raises `ValueError` for an unknown one, or none of several categories."
+    names = _subfolders(folder)
+    if len(known := _categories(names)) > 1:
+        if only is None:
+            raise ValueError(f"folder {folder}: holds the parts of several categories, {', '.join(known)}; wanted one: choose it "
+                             f"(only={known[0]!r}), or give its folders a folder of their own")
+        parts = _find_parts(folder, [name for name in names if name.rpartition("_")[0] == only])
+        if only in known and parts == {"train": folder}:
+            raise ValueError(f"only: got {only!r}, but {folder} has no {only}_train; wanted a category with a training part")
+    else:
+        parts = _find_parts(folder, names)
+        classes = tuple(_subfolders(parts["train"]))
+        if only is None:
+            return parts, classes or (folder.name,)
+        known, parts = classes or known, {part: where / only if classes else where for part, where in parts.items()}
+    if only not in known:
+        raise ValueError(f"only: got {only!r}; wanted one of those in {folder}: {', '.join(known) or 'none, its images have no classes'}")
+    if gone := [where for where in parts.values() if not where.is_dir()]:
+        raise ValueError(f"only: got {only!r}, which {gone[0].parent} does not hold; wanted a class of every part")
+    return parts, (only,)
+
 # %% ../nbs/03_data.ipynb #e516e7f1
-def _list_images(folder: Path, classes: tuple[str, ...]) -> tuple[list[str], Tensor]:
-    "Paths and labels `[n]` of the images of one part. Raises `FileNotFoundError` if a class (or the whole) is empty."
+def _list_images(folder: Path, classes: tuple[str, ...], whole: bool = False) -> tuple[list[str], Tensor]:
+    "Paths and labels `[n]` of the images of one part; `whole`: all of one class, whatever subfolders they are in. Raises `FileNotFoundError` if a class (or the whole) is empty."
     from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
-    inside = _subfolders(folder)
+    inside = [] if whole else _subfolders(folder)
     if inside and not set(inside) <= set(classes) or not inside and len(classes) > 1:
         raise ValueError(f"folder {folder}: holds the classes {inside}; wanted those of training, {list(classes)}")
     where, index = folder, {name: classes.index(name) for name in inside}
@@ -381,26 +427,31 @@ def _load_folder(ask: Request) -> ImageData:
     if not folder.is_dir():
         trouble = "is not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"data: {ask.name!r} stands for {folder}, which {trouble}; wanted a folder of images")
-    parts = _find_parts(folder)
-    classes = tuple(_subfolders(parts["train"])) or (folder.name,)
-    listed = {part: _list_images(where, classes) for part, where in parts.items()}
+    parts, classes = _choose(folder, ask.only)
+    if len(parts) == 1:
+        _need_test_part(ask)
+    listed = {part: _list_images(where, classes, whole=ask.only is not None) for part, where in parts.items()}
     if ask.skip_unreadable:
         listed = {part: _only_readable(*files) for part, files in listed.items()}
     first = _open_image(listed["train"][0][0])
     channels = 1 if first.mode in ("1", "L", "LA") else 3
     size = ask.image_size or min(first.size)
     ready = {part: (ImageFiles(paths, channels, size), labels) for part, (paths, labels) in listed.items()}
-    splits, source = _folder_splits(ready, ask.split_seed)
-    return ImageData(ask.name, *splits, classes, f"image folder, {source}", None if len(ready) == 3 else ask.split_seed)
+    splits, source = _folder_splits(ready, ask.split_seed, ask.hold_out)
+    source = f"image folder, {f'only {ask.only}, ' * (ask.only is not None)}{source}"
+    return ImageData(ask.name, *splits, classes, source, ask.split_seed if ask.hold_out and len(ready) < 3 else None)
 
 # %% ../nbs/03_data.ipynb #7eaa700b
-def _folder_splits(ready: dict[str, tuple[ImageFiles, Tensor]], seed: int) -> tuple[list[Split], str]:
+def _folder_splits(ready: dict[str, tuple[ImageFiles, Tensor]], seed: int, hold_out: bool) -> tuple[list[Split], str]:
     "Training, validation and test split out of the parts there are, and how that was done."
     if len(ready) == 3:
         return [Split(*ready[part]) for part in ("train", "val", "test")], "parts as they came"
     if len(ready) == 1:
         return _divided(*ready["train"], (0.7, 0.1, 0.2), seed), "stratified 70/10/20 %"
     name = "test" if "test" in ready else "val"
+    if not hold_out:
+        train, test = (Split(*ready[part]) for part in ("train", name))
+        return [train, test, test], f"test set: {name} as it came, nothing held out, validation: the test set"
     source = f"test set: {name} as it came, validation: 1/10 of train"
     return [*_divided(*ready["train"], (0.9, 0.1), seed), Split(*ready[name])], source
 

@@ -126,7 +126,8 @@ def test_digits_other_seed_and_size(digits):
 @pytest.mark.parametrize("name, options, what", [
     ("digitz", {}, '"digits", "mnist", "cifar10", "folder:PATH"'), ("folder:", {}, "data"), ("folder", {}, "data"),
     ("digits:8", {}, "data"), (None, {}, "data"), ("digits", {"image_size": 0}, "image_size"), ("digits", {"image_size": 8.0}, "image_size"),
-    ("digits", {"split_seed": -1}, "split_seed"), ("digits", {"split_seed": "0"}, "split_seed"),
+    ("digits", {"split_seed": -1}, "split_seed"), ("digits", {"split_seed": "0"}, "split_seed"), ("digits", {"only": "3"}, "only: got '3' for 'digits'"),
+    ("mnist", {"only": "3"}, "only"), ("folder:x", {"only": 3}, "only"), ("digits", {"hold_out": 0}, "hold_out: got 0"), ("mnist", {"hold_out": None}, "hold_out"),
 ])  # fmt: skip
 def test_wrong_requests(name, options, what):
     with pytest.raises(ValueError, match="got .* wanted") as wrong:
@@ -163,6 +164,11 @@ def test_mnist(tmp_path, monkeypatch):
     assert torch.equal(labels, torch.arange(20) % 10)
     assert str(tmp_path) not in data.describe() and "MNIST" in data.describe()
     assert load_data("mnist", image_size=14).shape == (1, 14, 14)
+    whole = load_data("mnist", hold_out=False)
+    assert sizes(whole) == [120, 20, 20] and whole.valid is whole.test and whole.split_seed is None
+    assert torch.equal(to_uint8(whole.train.images)[:, 0, 0, 0], torch.arange(120, dtype=torch.uint8)) and torch.equal(whole.test.images, images)
+    assert whole.describe() == "mnist: 120 train, 20 valid, 20 test; 1×28×28, 10 classes; torchvision MNIST, test as published, nothing held out, validation: the test set"
+    assert data.describe().endswith("test as published, 1/12 of training for validation, split seed 0")
 
 
 def test_mnist_missing(tmp_path, monkeypatch):
@@ -210,6 +216,9 @@ def test_cifar10(tmp_path, monkeypatch):
     assert sizes(data) == [90, 10, 20] and data.shape == (3, 32, 32) and data.classes[3] == "kind3"
     assert data.train.images[:, 0].eq(1).all() and data.test.images[:, 1:].eq(200 / 127.5 - 1).all()
     assert data.valid.labels.bincount().tolist() == [1] * 10
+    whole = load_data("cifar10", root=tmp_path, hold_out=False)
+    assert sizes(whole) == [100, 20, 20] and whole.valid is whole.test and "nothing held out, validation: the test set" in whole.describe()
+    assert to_uint8(whole.train.images)[:, 1, 0, 0].tolist() == [40 * (i // 20) for i in range(100)]  # all five batches, in order
 
 
 # -- folders ------------------------------------------------------------------------------------
@@ -259,8 +268,93 @@ def test_layouts_of_the_published_sets(tmp_path, inner, classes, expected):
 
 
 def test_names_that_only_look_like_parts(tmp_path):
-    for kind in ("cat_train", "dog_train"): pictures(tmp_path / kind, 10)
-    assert load_data(f"folder:{tmp_path}").classes == ("cat_train", "dog_train")
+    for kind in ("day", "night_train", "night_val"): pictures(tmp_path / kind, 10)
+    data = load_data(f"folder:{tmp_path}")
+    assert data.classes == ("day", "night_train", "night_val") and sizes(data) == [21, 3, 6]
+    assert load_data(f"folder:{tmp_path}", only="night_train").classes == ("night_train",)
+
+
+LSUN = ("bedroom_train", "bedroom_val", "church_outdoor_train", "church_outdoor_val")
+
+
+@pytest.mark.parametrize("folders", [LSUN, ("cat_train", "dog_train"), ("a_train", "b_test"), ("a_b_valid", "a_c_validation")])
+def test_several_categories_are_no_classes(tmp_path, folders):
+    for name in folders: pictures(tmp_path / "set" / name, 4)
+    categories = ", ".join(sorted({name.rpartition("_")[0] for name in folders}))
+    with pytest.raises(ValueError, match=f"set: holds the parts of several categories, {categories}; wanted one.*a folder of their own"): load_data("folder:set", root=tmp_path)
+
+
+@pytest.mark.parametrize("category", ["bedroom", "church_outdoor", "church"])
+def test_one_category_of_several(tmp_path, category):
+    for name in (*LSUN, "church_train", "church_val"): pictures(tmp_path / name, 20 if "train" in name else 3)
+    data = load_data(f"folder:{tmp_path}", only=category)
+    assert sizes(data) == [18, 2, 3] and data.classes == (category,) and f"only {category}" in data.describe()
+    read = [path.removeprefix(f"{tmp_path}/") for part in (data.train, data.valid, data.test) for path in part.pixels.paths]
+    assert sorted(read) == [f"{category}_train/{i:03}.png" for i in range(20)] + [f"{category}_val/{i:03}.png" for i in range(3)]
+    assert all(path.startswith(f"{category}_val/") for path in read[20:])
+
+
+@pytest.mark.parametrize("kind, of_val", [("cat", 2), ("dog", 3), ("wild", 4)])
+def test_one_class_of_several(tmp_path, kind, of_val):
+    "AFHQ as it is published; without parts, and with folders inside the class, it is the same."
+    for k, name in enumerate(("cat", "dog", "wild")):
+        pictures(tmp_path / "afhq" / "train" / name, 10)
+        pictures(tmp_path / "afhq" / "val" / name, 2 + k)
+        pictures(tmp_path / "plain" / name / "inside", 10)
+        pictures(tmp_path / "plain" / name / "beside", 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was not asked for has not been left out by mistake
+        data, plain = load_data("folder:afhq", root=tmp_path, only=kind), load_data("folder:plain", root=tmp_path, only=kind)
+    assert sizes(data) == [9, 1, of_val] and data.classes == (kind,) and data.train.labels.eq(0).all() and data.test.labels.eq(0).all()
+    assert all(f"/train/{kind}/" in path for path in data.train.pixels.paths) and all(f"/val/{kind}/" in path for path in data.test.pixels.paths)
+    assert sizes(plain) == [14, 2, 4] and plain.classes == (kind,) and all(f"/plain/{kind}/" in path for path in plain.train.pixels.paths)
+    assert "only" not in load_data("folder:afhq", root=tmp_path).describe() and data.describe().split("; ")[2].startswith(f"image folder, only {kind}, test set")
+
+
+def test_the_only_category_may_be_named(tmp_path):
+    for name in LSUN[:2]: pictures(tmp_path / name, 10)
+    data = load_data(f"folder:{tmp_path}", only="bedroom")
+    assert data.classes == ("bedroom",) and sizes(data) == [9, 1, 10]
+
+
+@pytest.mark.parametrize("folders, only, what", [
+    (("train/cat", "train/dog", "val/cat", "val/dog"), "wolf", "only: got 'wolf'; wanted one of those in .*: cat, dog$"), (("cat", "dog"), "ca", "only: got 'ca'; .*: cat, dog$"),
+    (LSUN, "kitchen", "only: got 'kitchen'; .*: bedroom, church_outdoor$"), (LSUN, "bedroom_train", "only: got 'bedroom_train'; .*: bedroom, church_outdoor$"),
+    (LSUN, "", "only: got ''; .*: bedroom, church_outdoor$"), (LSUN[:2], "church", "only: got 'church'; .*: bedroom$"),
+    ((".",), "cat", "only: got 'cat'; .*: none, its images have no classes"), (("train", "val"), "cat", "only: got 'cat'; .*: none, its images have no classes"),
+    (("train/cat", "train/dog", "val/dog"), "cat", "only: got 'cat', which .*/val does not hold; wanted a class of every part"),
+    (("a_train", "b_val"), "b", "only: got 'b', but .* has no b_train; wanted a category with a training part"),
+])  # fmt: skip
+def test_classes_that_are_not_there(tmp_path, folders, only, what):
+    for name in folders: pictures(tmp_path / "set" / name, 4)
+    with pytest.raises(ValueError, match=what): load_data("folder:set", root=tmp_path, only=only)
+
+
+# -- nothing held out ---------------------------------------------------------------------------
+@pytest.mark.parametrize("inner", ["cat", "."])
+@pytest.mark.parametrize("parts, expected, said", [
+    ({"train": 20, "val": 4}, [20, 4, 4], "test set: val as it came, nothing held out, validation: the test set"),
+    ({"train": 20, "test": 3}, [20, 3, 3], "test set: test as it came, nothing held out, validation: the test set"),
+    ({"train": 20, "valid": 4, "test": 3}, [20, 4, 3], "parts as they came"),
+])  # fmt: skip
+def test_folders_with_nothing_held_out(tmp_path, parts, expected, said, inner):
+    for part, n in parts.items(): pictures(tmp_path / "set" / part / inner, n)
+    data = load_data("folder:set", root=tmp_path, hold_out=False)
+    assert sizes(data) == expected and data.split_seed is None and data.describe().endswith(said)
+    assert (data.valid is data.test) == (len(parts) == 2)
+    assert len({*data.train.pixels.paths}) == 20 and not {*data.train.pixels.paths} & {*data.test.pixels.paths, *data.valid.pixels.paths}
+
+
+def test_one_category_with_nothing_held_out(tmp_path):
+    for name in LSUN: pictures(tmp_path / name, 20 if "train" in name else 3)
+    assert sizes(load_data(f"folder:{tmp_path}", only="bedroom", hold_out=False)) == [20, 3, 3]
+
+
+@pytest.mark.parametrize("inner", [("a", "b"), (".",), ("train/a", "train/b")])
+def test_without_a_test_part_something_is_held_out(tmp_path, inner):
+    for name in inner: pictures(tmp_path / "set" / name, 10)
+    with pytest.raises(ValueError, match="hold_out: got False, but folder:set has no test part of its own.*; wanted True"): load_data("folder:set", root=tmp_path, hold_out=False)
+    with pytest.raises(ValueError, match="hold_out: got False, but digits has no test part of its own"): load_data("digits", hold_out=False)
 
 
 def test_test_part_keeps_the_labels_of_training(tmp_path):

@@ -169,6 +169,14 @@ def test_judge_tells_maps_features_and_logits(digits, judge):
     assert torch.allclose(judge.network.name(features), logits, atol=1e-6)
 
 
+def test_maps_are_the_first_seven_channels_of_the_middle_size(judge):
+    "Made plain for once: the middle size gives its channel's number, everywhere."
+    from copy import deepcopy
+    plain = deepcopy(judge)
+    plain.network.levels[1].register_forward_hook(lambda module, given, out: torch.arange(1.0, out.shape[1] + 1)[:, None, None].expand_as(out))
+    assert torch.equal(plain.look(torch.zeros(2, 1, 8, 8))[0], torch.arange(1.0, 8).repeat_interleave(4 * 4).expand(2, -1))
+
+
 @pytest.mark.parametrize("shape", [(1, 4, 4), (3, 7, 7), (3, 28, 28), (1, 9, 13)])
 def test_judge_of_any_images(shape):
     generator = torch.Generator().manual_seed(0)
@@ -193,6 +201,27 @@ def test_judge_sees_large_images_from_afar():
     judge = Judge(images, torch.arange(12) % 2, cache=None, updates=2)
     maps, features, logits = judge.look(images)
     assert maps.shape[0] == 12 and features.shape == (12, 64) and logits.shape == (12, 2)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4), (1, 40, 20)])
+def test_many_images_are_looked_at_by_parts(judge, monkeypatch, shape):
+    "No copy of all is made to look for NaN, to clip, or to see large ones from afar; what is seen and refused is the same."
+    images = 3 * torch.randn(1203, *shape, generator=generator()).requires_grad_()
+    expected = torch.cat([as_seen(images[k:k + 1]) for k in range(0, 1203, 100)])
+    sizes, called = [], {name: getattr(torch.Tensor, name) for name in ("isfinite", "clamp", "double", "float")}
+    for name, call in called.items(): monkeypatch.setattr(torch.Tensor, name, lambda x, *a, call=call, **k: (sizes.append(len(x) if x.ndim > 1 else 0), call(x, *a, **k))[1])
+    seen = as_seen(images)
+    monkeypatch.undo()
+    assert 0 < max(sizes) <= 500 and torch.equal(seen[::100], expected) and seen.shape == (1203, *((1, 32, 16) if shape[1] > 32 else shape)) and not seen.requires_grad
+    assert torch.equal(seen.abs().amax() <= 1, torch.tensor(True))
+    with torch.no_grad(): images[3, 0, 1, 1], images[600, 0, 0, 0], images[600, 0, 1, 0], images[1202, 0, 3, 3] = math.nan, math.inf, math.nan, -math.inf
+    for call in (as_seen, judge.look):
+        with pytest.raises(ValueError, match="^images: 3 of 1203 rows hold NaN or infinity, wanted finite numbers$"): call(images)
+
+
+@pytest.mark.parametrize("shape", [(0, 1, 8, 8), (2, 1, 0, 8), (2, 8, 8), (2, 64), (8,), ()])
+def test_judge_refuses_other_shapes(judge, shape):
+    with pytest.raises(ValueError, match=r"images: got shape \["): judge.look(torch.zeros(shape))
 
 
 def test_judge_is_kept_and_found_again(tmp_path, monkeypatch):
@@ -262,7 +291,17 @@ def test_figures_are_those_of_torchmetrics():
 def test_identical_sets_are_at_distance_nothing():
     a = normal(50, 4)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9) and clip_distance(a, a) == pytest.approx(0, abs=1e-9)
-    assert precision_recall(a, a) == (1, 1) and kernel_distance(a, a) < 0  # unbiased: the pairs with themselves count once
+    assert precision_recall(a, a) == (1, 1)
+
+
+def test_kernel_distance_of_a_set_with_itself():
+    "It is unbiased, so identical sets are a little below 0: 2/n times the mean over different points less the mean over a point and itself."
+    assert kernel_distance(x := torch.tensor([[0.0], [1.0]]), x) == pytest.approx(2 / 2 * (1 - (1 + 8) / 2))
+    a = normal(50, 4)
+    kernel = [[(sum(p * q for p, q in zip(x, y)) / 4 + 1) ** 3 for y in a.tolist()] for x in a.tolist()]
+    same = sum(kernel[k][k] for k in range(50))
+    expected = 2 / 50 * ((sum(map(sum, kernel)) - same) / (50 * 49) - same / 50)
+    assert expected < 0 and kernel_distance(a, a) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
@@ -286,6 +325,45 @@ def test_inception_score_averages_over_splits():
     logits = normal(30, 4)
     parts = [inception_score(logits[k:k + 10]) for k in (0, 10, 20)]
     assert inception_score(logits, split=10) == pytest.approx(sum(parts) / 3)
+
+
+def test_inception_score_is_averaged_over_splits_of_5000():
+    "Sure answers: a split of one class scores 1, one with as many of two classes 2; the last ten images are a split of their own."
+    kinds = torch.tensor([0] * 5000 + [1, 2] * 2500 + [3] * 10)
+    assert inception_score(1000.0 * torch.nn.functional.one_hot(kinds)) == pytest.approx((1 + 2 + 1) / 3)
+
+
+@pytest.mark.parametrize("split", [0, -1, 2.5, True, None, "2"])
+def test_sizes_of_parts_are_whole_numbers(split):
+    a, b = normal(9, 3), normal(8, 3)
+    wanted = f"got {split!r}, wanted a whole number, at least 1"
+    with pytest.raises(ValueError, match=f"split: {wanted}"): inception_score(a, split)
+    for measure in (kernel_distance, clip_distance, lambda a, b, block: inside_share(a, b, block=block)):
+        with pytest.raises(ValueError, match=f"block: {wanted}"): measure(a, b, block=split)
+    for measure in (inside_share, precision_recall):
+        with pytest.raises(ValueError, match=f"k: {wanted}"): measure(a, b, k=split)
+    assert inside_share(a, b, np.int64(2)) == inside_share(a, b, 2)
+
+
+@pytest.mark.parametrize("x, kind", [(np.ones((9, 3)), "ndarray"), ([[1.0]] * 9, "list"), (None, "NoneType")])
+def test_what_is_no_tensor_is_refused(x, kind, judge):
+    a, wanted = normal(9, 3), f"got {kind}, wanted a tensor"
+    for measure in (frechet_distance, kernel_distance, clip_distance):
+        with pytest.raises(ValueError, match=f"^a: {wanted}"): measure(x, a)
+        with pytest.raises(ValueError, match=f"^b: {wanted}"): measure(a, x)
+    for name, call in {"drawn": lambda: precision_recall(x, a), "real": lambda: precision_recall(a, x), "logits": lambda: inception_score(x), "z": lambda: gaussianity(x),
+                       "train": lambda: linear_probe(x, torch.arange(9), a, torch.arange(9)), "images": lambda: judge.labels(x)}.items():
+        with pytest.raises(ValueError, match=f"^{name}: {wanted}"): call()
+
+
+def test_clip_distance_by_hand():
+    "Two directions at a right angle are at distance √2; the kernel has width 10 and the figure is a thousandfold."
+    east, north = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 5.0]])
+    assert clip_distance(east, north) == pytest.approx(1000 * (2 - 2 * math.exp(-2 / (2 * 10**2))), rel=1e-9) == pytest.approx(19.9003, abs=1e-4)
+    assert clip_distance(east, -east) == pytest.approx(1000 * (2 - 2 * math.exp(-4 / 200)))
+    # with a point between: (1 + 1 + 2e)/4 + 1 - 2 (1 + e)/2 with e = exp(-1/100)
+    both, e = torch.cat([east, north]), math.exp(-1 / 100)
+    assert clip_distance(both, east) == pytest.approx(1000 * ((2 + 2 * e) / 4 + 1 - (1 + e)), rel=1e-9)
 
 
 def test_clip_distance_knows_directions_only():
