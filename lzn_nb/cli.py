@@ -104,6 +104,8 @@ def add_scenario(scenarios, name: str) -> None:
     option("--resume", action="store_true", help="go on from the newest checkpoint; start if there is none; show the run if it is finished")
     option("--baseline", choices=["rf"], help="rf: no zones, a plain rectified flow of the same size")
     option("--image-size", type=parse_count, metavar="N", help="resize the images to N by N pixels")
+    option("--only", metavar="NAME", help="of a folder, the one class (cat) or LSUN category (bedroom) to take")
+    option("--no-hold-out", action="store_true", help="train on all training images, as published; validation then looks at the test split")
     option("--skip-unreadable", action="store_true", help="leave out the images of a folder that cannot be read")
     option("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     option("--dry-run", action="store_true", help="print what the run would take, size at once, time from a few updates, and write nothing")
@@ -164,7 +166,7 @@ def scenario_command(args: argparse.Namespace) -> None:
     if args.baseline and "zones" in dict(args.set): raise ValueError("--set zones: got it beside --baseline, which is a run without zones; wanted one of the two")
     if not (args.out or args.dry_run): raise ValueError(f"the following arguments are required: --out (see lzn {args.scenario} --help)")
     request = {"seed": args.seed, "device": args.device, **dict(args.set), **({"zones": False} if args.baseline else {}),
-               "data_options": {"image_size": args.image_size, "skip_unreadable": args.skip_unreadable}}
+               "data_options": {"image_size": args.image_size, "skip_unreadable": args.skip_unreadable, "only": args.only, "hold_out": not args.no_hold_out}}
     if args.dry_run:
         show = lambda plan: print_on_first(markdown_table([{"plan": name, "on each rank": value if isinstance(value, str) else f"{value:,}"} for name, value in plan.items()]) + "\n")
         return base.plan(scenario, args.data, args.preset, ranks=launched()[1], show=show, progress=not args.quiet and launched()[0] == 0, **request)

@@ -350,3 +350,22 @@ def test_examples_name_the_scenario_and_all_presets(capsys):
     assert "lzn joint" not in shown and "lzn_nb.cli generation --preset paper" in shown and "presets: tiny, cpu, gpu, paper, paper_afhq_cat" in shown
     remarks = [line for line in shown.splitlines() if line.startswith("  lzn generation") and "   " in line.strip()]
     assert len({len(line) - len(line.split("   ")[-1].lstrip()) for line in remarks}) == 1 and len(remarks) > 4
+
+
+def test_one_class_and_all_training_images(tmp_path, capsys):
+    "Options of the data reach the run, and its folder says so; weights that cannot be used are refused before anything is trained."
+    for part in ("train", "val"):
+        for kind in ("cat", "dog"):
+            (folder := tmp_path / "afhq" / part / kind).mkdir(parents=True)
+            for k in range(40): Image.fromarray(np.random.RandomState(k).randint(0, 255, (8, 8, 3), dtype=np.uint8)).save(folder / f"{k}.png")
+    words = ["generation", "--preset", "tiny", "--quiet", "--set", "steps=1", "--set", "batch=8", "--set", "drawn=8", "--data", f"folder:{tmp_path / 'afhq'}"]
+    assert main([*words, "--only", "cat", "--no-hold-out", "--out", str(tmp_path / "a")]) == 0
+    settings = json.loads((tmp_path / "a" / "config.json").read_text())
+    assert settings["classes"] == ["cat"] and "40 train" in settings["split"] and "only cat" in settings["split"]
+
+
+def test_weights_are_tried_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LZN_WEIGHTS", str(tmp_path))
+    (tmp_path / "inception-2015-12-05.pt").write_bytes(b"junk")
+    assert main(["generation", "--preset", "tiny", "--quiet", "--out", str(tmp_path / "a")]) == 2
+    assert "inception-2015-12-05.pt cannot be used" in capsys.readouterr().err and not (tmp_path / "a").exists()

@@ -28,6 +28,7 @@ from ..nets import UNetDecoder, UNetEncoder, fit_levels
 from ..network import ImageType, LatentZoningNetwork
 from ..parallel import drawn_rows, in_pieces, share, zones_of_batch
 from ..plots import training_curves, write_report
+from ..published_metrics import check_weights
 from ..rectified_flow import velocity_errors
 from ..runs import final_figures, make_folder, open_run, read_metrics, read_settings, read_sittings
 from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, plan_size, train
@@ -212,7 +213,7 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
     Several processes, started by `torchrun` or `accelerate launch`, train together; the first one writes."""
     trainer, images = prepare(scenario, data, preset, seed, device, data_options, changes)
     config, main, out = trainer.config, trainer.accelerator.is_main_process, Path(out)
-    if not final_figures(out): check_files(images)
+    if not final_figures(out): check_files(images); check_weights()
     settings = {"scenario": scenario.name, "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
     with alone_in(make_folder(out)):
