@@ -1,5 +1,8 @@
 """The published networks: outputs and gradients of the published implementation, its names and shapes, its checkpoints, and what is none of these."""
+import functools
 import json
+import random
+import re
 import zlib
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from lzn_nb import published
 from lzn_nb.network import LabelType
 from lzn_nb.nets import ResNetEncoder, UNetDecoder, UNetEncoder
 from lzn_nb.published import MODELS, as_published, build, check_state, load_checkpoint, load_state, published_names, read_decoder, read_encoder
@@ -168,14 +172,31 @@ def text(held): held["decoder"][KEY] = "weights"
 def nothing(held): held["label_anchor"] = {}
 def narrow(held): held["label_anchor"]["model.module.anchor"], held["label_anchor_ema"]["shadow_params"] = torch.zeros(4, 5), [torch.zeros(4, 5)]
 def number(held): held["decoder"] = 3
+def explode(held): held["decoder_ema"]["shadow_params"][list(held["decoder"]).index(KEY) - 1][0] = float("inf")  # less sigmas
+def unwrap(held): held["encoder"]["all_modules.0.bias"] = torch.zeros(8)
+def rename(held): held["decoder"][5] = torch.zeros(8)
+def exchange(held): held["encoder"], held["decoder"] = held["decoder"], held["encoder"]
+def flatten(held): held["encoder"]["model.module.all_modules.0.weight"] = torch.tensor(1.0)
+def colour(held):
+    at = list(held["encoder"]).index("model.module.all_modules.0.weight")
+    held["encoder"]["model.module.all_modules.0.weight"] = held["encoder_ema"]["shadow_params"][at] = torch.zeros(8, 1, 3, 3)
 
 
 @pytest.mark.parametrize(("spoil", "message"), [
     (drop, "decoder: state_dict: lacks 'all_modules.4.Conv_1.weight'"), (add, "encoder: state_dict: got the unknown 'extra'"),
     (reshape, r"'all_modules.4.Conv_1.weight' has shape .8, 8, 5, 5., wanted .8, 8, 3, 3."), (turn, r"'all_modules.6.NIN_1.W' has shape .16, 8., wanted .16, 16."),
-    (shorten, "decoder: average: got .* tensors, wanted"), (forget, "encoder: average: not there"), (swap, "encoder: state_dict: .* has shape"),
-    (replace, "encoder: state_dict: its entries .none. are no published U-Net"), (text, "decoder: .*"), (nothing, "label_anchor: state_dict: got .., wanted 'anchor'"),
-    (narrow, "latent"), (number, "decoder: "),
+    (shorten, "decoder_ema: shadow_params: got .* tensors, wanted"),
+    (forget, "encoder_ema: shadow_params: not there"),
+    (swap, "encoder_ema: state_dict: .* has shape"),
+    (explode, r"decoder_ema: state_dict: 'all_modules.4.Conv_1.weight' holds what is no finite number"),
+    (replace, "encoder: state_dict: got 'layer1.weight', wanted keys that begin with"),
+    (text, "decoder: state_dict: 'all_modules.4.Conv_1.weight' is no tensor but str"),
+    (nothing, "label_anchor: state_dict: lacks 'anchor'"),
+    (narrow, "its networks: latent dimensions: got decoder 6 by 'all_modules.0.weight' .*, encoder 6 by .*, label_anchor 5 by 'anchor'"), (number, "decoder: state_dict: got int"),
+    (unwrap, "encoder: state_dict: got 'all_modules.0.bias' with and without 'model.module.'"), (rename, "decoder: state_dict: got the key 5, wanted names"),
+    (exchange, "encoder: state_dict: lacks 'spatial_transformations.0.0.weight'"),
+    (flatten, "encoder: state_dict: 'all_modules.0.weight' has shape ..,"),
+    (colour, "image channels: got .*'encoder': 1.*'all_modules.0.weight'"),
 ])
 @pytest.mark.filterwarnings("error")
 def test_damaged_checkpoints_are_refused_by_the_name_of_the_entry(tmp_path, spoil, message):
@@ -196,6 +217,179 @@ def test_cut_and_foreign_files_are_refused_by_their_name(tmp_path):
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(ValueError, match=r"list\.pt holds list, wanted 'encoder' or 'decoder'"): load_checkpoint(tmp_path / "list.pt")
     with pytest.raises(FileNotFoundError, match="nowhere.pt"): load_checkpoint(tmp_path / "nowhere.pt")
+
+
+# -- every key of every part ---------------------------------------------------------------------
+@functools.cache
+def whole(variant: str) -> dict:
+    "What a file holds, without the averages; zeros that take no room."
+    body = dict(width=8, mults=(1, 2), blocks=1, attention=(8,), smooth=variant == "pyramid", pyramid=variant == "pyramid")
+    with torch.device("meta"):
+        if variant == "resnet": made = {"encoder": ResNetEncoder(32, head_layers=2)}
+        else: made = {"encoder": UNetEncoder(3, 16, 6, tap=2, hidden=8, tap_sizes=(8,) if variant == "pyramid" else None, **body),
+                      "decoder": UNetDecoder(3, 16, latent_dim=6, classes=4, log_time=variant == "pyramid", **body), "label_anchor": LabelType(4, 6)}
+        return {part: {f"model.module.{key}": torch.zeros((), device="cpu").expand(value.shape) for key, value in as_published(module).items()} for part, module in made.items()}
+
+
+def complaint(monkeypatch, held: dict, part: str | None = None, **changes) -> str:
+    "What is said of a file that holds this, with these keys of a part changed (None: left out)."
+    state = held[part] | {f"model.module.{key}": value for key, value in changes.items()} if part else {}
+    monkeypatch.setattr(published, "read_file", lambda path: held | ({part: {key: value for key, value in state.items() if value is not None}} if part else {}))
+    with pytest.raises(ValueError) as error: load_checkpoint("a.pt", ema=False)
+    return str(error.value)
+
+
+SPOILS = {
+    "missing": lambda key, value: ({key: None}, f"lacks {key!r}"),
+    "extra": lambda key, value: ({f"{key}x": value}, f"got the unknown '{key}x'"),
+    "extra leaf": lambda key, value: ({(extra := key.rpartition(".")[0] + ".W"): value}, (f"lacks '{extra[:-1]}b' beside {extra!r}", f"got the unknown {extra!r}")),
+    "scalar": lambda key, value: ({key: torch.zeros(())}, f"{key!r} has shape [], wanted"),
+    "flat": lambda key, value: ({key: value[(0,) * value.ndim].expand(value.numel())}, f"{key!r} has shape {[value.numel()]}, wanted"),
+    "rank": lambda key, value: ({key: value[..., None]}, f"{key!r} has shape {[*value.shape, 1]}, wanted"),
+    "row": lambda key, value: ({key: value[:1].expand(len(value) + 1, *value.shape[1:])}, f"{key!r} has shape {[len(value) + 1, *value.shape[1:]]}, wanted"),
+    "column": lambda key, value: ({key: value[:, :1].expand(len(value), value.shape[1] + 1, *value.shape[2:])}, f"{key!r} has shape {[len(value), value.shape[1] + 1, *value.shape[2:]]}, wanted"),
+    "empty": lambda key, value: ({key: value[:0]}, f"{key!r} has shape {[0, *value.shape[1:]]}, wanted"),
+    "integers": lambda key, value: ({key: value.long()}, f"{key!r} is torch.int64"),
+    "nan": lambda key, value: ({key: value.clone().fill_(float("nan"))}, f"{key!r} holds what is no finite number"),
+}
+# keys that contradict one other key, or only another part, which is as likely to be wrong: what is said instead
+LATENT = "its networks: latent dimensions: got decoder {} by 'all_modules.{}.weight' without {} classes and the time, encoder 6 by its last layers, label_anchor {} by 'anchor'"
+AMBIGUOUS = {
+    ("label_anchor", "anchor", "row"): LATENT.format(5, "{first}", 5, 6),
+    ("label_anchor", "anchor", "column"): LATENT.format(6, "{first}", 4, 7),
+    ("decoder", "all_modules.{first}.weight", "column"): LATENT.format(7, "{first}", 4, 6),
+    ("encoder", "all_modules.0.weight", "column"): "its networks: image channels: got {{'decoder': 3, 'encoder': 4}}, the encoder's by its 'all_modules.0.weight'",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS)
+@pytest.mark.parametrize("variant", ["plain", "pyramid", "resnet"])
+def test_every_key_that_is_spoiled_is_named_with_its_file_and_part(monkeypatch, variant, spoil):
+    held, unnamed, first = whole(variant), [], int(variant == "pyramid")
+    ambiguous = {(part, key.format(first=first), how): message.format(first=first) for (part, key, how), message in AMBIGUOUS.items()}
+    if variant == "pyramid":  # two convolutions read the image, and nothing else tells its channels
+        both = "encoder: state_dict: 'all_modules.0.weight' has shape [8, {}, 3, 3], 'all_modules.3.Conv_0.weight' has shape [8, {}, 1, 1]"
+        ambiguous |= {("encoder", "all_modules.0.weight", "column"): both.format(4, 3), ("encoder", "all_modules.3.Conv_0.weight", "column"): both.format(3, 4)}
+    for part, state in held.items():
+        # an encoder says how many channels the decoder's images have, and else nothing of its shapes
+        read = held if part == "label_anchor" or spoil == "column" else {name: held[name] for name in held if name in (part, "label_anchor")}
+        keys = [key.removeprefix("model.module.") for key in state]
+        if variant == "resnet" and spoil == "nan": keys = keys[::40]  # 25 million numbers each
+        for key in keys:
+            value = state[f"model.module.{key}"]
+            if (spoil in ("flat", "column") and value.ndim < 2) or (spoil == "extra leaf" and key.endswith((".W", ".b"))): continue
+            changes, message = SPOILS[spoil](key, value)
+            wanted = [f"a.pt: {part}: state_dict: {text}" for text in ([message] if isinstance(message, str) else message)]
+            if (part, key, spoil) in ambiguous: wanted = [f"a.pt: {ambiguous[part, key, spoil]}"]
+            if not (said := complaint(monkeypatch, read, part, **changes)).startswith(tuple(wanted)): unnamed.append((part, key, said))
+    assert not unnamed, f"{len(unnamed)} keys, the first of them: {unnamed[0]}"
+
+
+@pytest.mark.parametrize("variant", ["plain", "pyramid", "resnet"])
+def test_what_is_spoiled_there_was_whole(monkeypatch, variant):
+    monkeypatch.setattr(published, "read_file", lambda path: whole(variant))
+    assert load_checkpoint("a.pt", ema=False)
+
+
+@pytest.mark.parametrize(("part", "key", "shape", "variants"), [
+    ("decoder", "all_modules.999.weight", [3], "pu"),
+    ("decoder", "all_modules.18.weight", [3, 3], "p"),
+    ("decoder", "all_modules.999.W", [3], "pu"),
+    ("decoder", "all_modules.0.W", [8], "p"),
+    ("decoder", "all_modules.0.b", [8], "u"),
+    ("decoder", "all_modules.0.weight", [8], "u"),
+    ("decoder", "all_modules.99999.weight", [3], "pu"),
+    ("decoder", "all_modules.03.weight", [3], "pu"),
+    ("decoder", "all_modules.foo.weight", [3], "pu"), ("decoder", "all_modules", [3], "pu"), ("decoder", "", [3], "pu"), ("encoder", "all_modules.1.Conv_2.weight", [8, 8, 1, 1], "pu"),
+    ("encoder", "all_modules.1.Dense_0.weight", [8, 8], "pu"), ("encoder", "all_modules.1.GroupNorm_2.weight", [8], "pu"), ("encoder", "sigmas", [1000], "pur"),
+    ("encoder", "spatial_transformations.99.0.weight", [2, 8, 1, 1], "pu"),
+    ("encoder", "spatial_transformations.0.0.weight", [2, 8, 1, 1], "u"),
+    ("encoder", "spatial_transformations.3.2.weight", [2, 8], "pu"),
+    ("encoder", "latent_transformations.2.4.weight", [6, 6], "pu"), ("encoder", "latent_transformations.9999.0.bias", [6], "pu"), ("encoder", "net.0.0.weight", [64, 3, 7, 7], "pu"),
+    ("encoder", "all_modules.0.weight", [3], "r"),
+    ("encoder", "head.layers.99.weight", [3, 3], "r"),
+    ("encoder", "head.layers.6.weight", [32, 32], "r"),
+    ("encoder", "net.1.blocks.0.net.0.bias", [64], "r"),
+    ("encoder", "net.5.blocks.0.net.0.weight", [64, 64, 1, 1], "r"), ("label_anchor", "anchors", [4, 6], "pu"),
+])
+def test_plausible_keys_too_many_are_named(monkeypatch, part, key, shape, variants):
+    "Of the variants plain, pyramid (u) and resnet."
+    for variant in variants.translate({ord("p"): "1", ord("u"): "2", ord("r"): "3"}):
+        said = complaint(monkeypatch, whole(["plain", "pyramid", "resnet"][int(variant) - 1]), part, **{key: torch.zeros(shape)})
+        assert said.startswith(f"a.pt: {part}: state_dict: ") and repr(key) in said
+
+
+@pytest.mark.parametrize(("part", "stem", "message"), [
+    ("encoder", "spatial_transformations.99.0", "got the unknown 'spatial_transformations.99.0.weight' and 1 more"),
+    ("encoder", "spatial_transformations.5.0", "got the unknown 'spatial_transformations.5.0.weight' and 1 more"),
+    ("encoder", "latent_transformations.2.4", "got the unknown 'latent_transformations.2.4.weight' and 1 more"),
+    ("encoder", "latent_transformations.2.1", "got the unknown 'latent_transformations.2.1.weight' and 1 more"),
+    ("decoder", "all_modules.03", "got the unknown 'all_modules.03.weight' and 1 more"), ("decoder", "all_modules." + "9" * 5000, "got the unknown 'all_modules.999"),
+    ("decoder", "all_modules.999", "lacks 'all_modules.18.…' before 'all_modules.999.…', counting to 'all_modules.999.weight'"),
+    ("decoder", "all_modules.18", "got the unknown 'all_modules.18.weight' and 1 more"),
+    ("decoder", "all_modules.3", "'all_modules.3' holds GroupNorm_0.weight, .*weight, bias, which are no block, attention, map or norm"),
+    ("decoder", "all_modules.6.Conv_1", "'all_modules.6' holds GroupNorm_0.weight, .*Conv_1.bias, which"),
+    ("decoder", "all_modules.3.Conv_3", "'all_modules.3' holds .*Conv_3.weight, Conv_3.bias, which"),
+])
+def test_pairs_too_many_are_named(monkeypatch, part, stem, message):
+    said = complaint(monkeypatch, whole("plain"), part, **{f"{stem}.{leaf}": torch.zeros(3, 3) for leaf in ("weight", "bias")})
+    assert re.match(rf"a.pt: {part}: state_dict: {message}", said)
+
+
+@pytest.mark.parametrize(("part", "variant"), [("encoder", "plain"), ("decoder", "plain"), ("encoder", "pyramid"), ("decoder", "pyramid")])
+def test_gaps_in_the_count_are_named(monkeypatch, part, variant):
+    held = whole(variant)
+    count = 1 + max(int(key.split(".")[3]) for key in held[part] if "all_modules" in key)
+    for k in range(count - 1):
+        entry = {key.removeprefix("model.module."): None for key in held[part] if key.startswith(f"model.module.all_modules.{k}.")}
+        said = complaint(monkeypatch, held, part, **entry)
+        wanted = "'all_modules.0.W' or 'all_modules.0.weight'" if k == 0 else f"'all_modules.{k}.…'"
+        assert said.startswith(f"a.pt: {part}: state_dict: lacks {wanted} before 'all_modules.{k + 1}.…', counting to 'all_modules.{count - 1}.")
+    far = {key.removeprefix("model.module.").replace(f".{count - 1}.", ".40."): value for key, value in held[part].items() if key.startswith(f"model.module.all_modules.{count - 1}.")}
+    assert f"lacks 'all_modules.{count}.…' before 'all_modules.40.…', counting to '{next(iter(far))}'" in complaint(monkeypatch, held, part, **far)
+
+
+def test_parts_that_do_not_belong_together_are_named(monkeypatch):
+    held = whole("plain")
+    assert complaint(monkeypatch, {"decoder": held["encoder"]}).startswith("a.pt: decoder: state_dict: its entries MBHBABAB do not begin with two maps of latent, class and time")
+    assert complaint(monkeypatch, {"encoder": held["decoder"]}).startswith("a.pt: encoder: state_dict: lacks 'spatial_transformations.0.0.weight'")
+    assert complaint(monkeypatch, held, "label_anchor", anchor=torch.zeros(30, 6)) == "a.pt: decoder: state_dict: 'all_modules.0.weight' has shape [32, 18], wanted [32,38 or more] for 30 classes and the time"
+
+
+def test_table_of_noise_levels_may_be_missing_and_must_be_one(monkeypatch):
+    held = whole("plain")
+    for many in (1000, 2000):
+        monkeypatch.setattr(published, "read_file", lambda path: held | {"decoder": held["decoder"] | {"model.module.sigmas": torch.ones(many, dtype=torch.float64)}})
+        assert load_checkpoint("a.pt", ema=False)
+    for value in (torch.ones(()), torch.ones(1000, 2), torch.ones(1000).long(), torch.ones(1000) / 0, torch.ones(0), "none", [1.0]):
+        assert complaint(monkeypatch, held, "decoder", sigmas=value).startswith("a.pt: decoder: state_dict: 'sigmas' ")
+
+
+def damage(state: dict, draw: random.Random) -> None:
+    "One thing or many, of which no kind of network comes."
+    key = draw.choice(sorted(state))
+    group = [other for other in state if other.startswith(key.rpartition(draw.choice([".", ".", "s."]))[0])]
+    what = draw.randrange(6)
+    if what == 0: del state[key]
+    elif what == 1: state[key] = torch.zeros(()).expand([draw.randint(0, 9) for _ in range(draw.randint(0, 5))])
+    elif what == 2:
+        for other in group: del state[other]
+    elif what == 3: state.update({other.replace(f".{draw.randint(0, 9)}.", f".{draw.randint(0, 30)}."): state[other] for other in group})
+    elif what == 4: state[key], state[group[0]] = state[group[0]], state[key]
+    else: state[key + draw.choice([".weight", ".bias", "0"])] = state[key]
+
+
+@pytest.mark.parametrize(("part", "variant"), [("encoder", "plain"), ("decoder", "plain"), ("encoder", "pyramid"), ("decoder", "pyramid"), ("encoder", "resnet")])
+def test_many_faults_at_once_raise_no_other_error(part, variant):
+    draw, refused = random.Random(0), 0
+    for _ in range(300):
+        state = {key.removeprefix("model.module."): value for key, value in whole(variant)[part].items()}
+        for _ in range(draw.randint(2, 6)):
+            if state: damage(state, draw)
+        with torch.device("meta"):
+            try: read_encoder(state) if part == "encoder" else read_decoder(state, draw.choice([16, None]), draw.choice([0, 4, 20]))
+            except ValueError as error: refused += str(error) != ""
+    assert refused > 250
 
 
 # -- refusals of states and descriptions ---------------------------------------------------------
@@ -219,6 +413,32 @@ def test_descriptions_of_other_networks_are_refused(change, message):
     spec = json.loads(json.dumps(SMALL["decoder_latent"]))
     spec["config"]["model"] |= change.get("config", {}).get("model", {})
     with pytest.raises(ValueError, match=message): build(spec | {k: v for k, v in change.items() if k != "config"})
+
+
+@pytest.mark.parametrize(("name", "change", "message"), [
+    ("decoder_latent", {"config": 3}, "got config = 3, wanted a dictionary"),
+    ("decoder_latent", {"config": None}, "got config = None"),
+    ("encoder", {"config": []}, r"got config = .., wanted a dictionary"),
+    ("encoder", {"config": {"model": 3, "data": {}}}, "got model = 3, wanted a dictionary"), ("encoder", {"config": {"model": {}}}, "lacks 'data'"),
+    ("decoder_latent", {"latent_dim": -1}, "got latent_dim = -1, wanted a whole number ≥ 0"),
+    ("decoder_latent", {"num_classes": -1}, "got num_classes = -1"),
+    ("encoder", {"latent_dim": 0}, "got latent_dim = 0, wanted a whole number ≥ 1"),
+    ("encoder", {"latent_dim": 2.5}, "got latent_dim = 2.5"),
+    ("encoder", {"latent_dim": True}, "got latent_dim = True"),
+    ("encoder", {"num_base_units": "8"}, "got num_base_units = '8'"),
+    ("encoder", {"latent_transformation_resolutions": 8}, "got latent_transformation_resolutions = 8, wanted a list"),
+    ("resnet", {"head_num_layers": 0}, "got head_num_layers = 0"),
+    ("resnet", {"head_out_dim": None}, "got head_out_dim = None"),
+])
+def test_descriptions_with_wrong_values_are_refused_by_their_names(name, change, message):
+    with pytest.raises(ValueError, match=f"spec: {message}"): build(SMALL[name] | change)
+
+
+@pytest.mark.parametrize(("setting", "message"), [({"ch_mult": 2}, "got ch_mult = 2, wanted a list"), ({"ch_mult": [1, 0]}, "got ch_mult = 0"), ({"nf": -8}, "got nf = -8"), ({"dropout": "no"}, "got dropout = 'no'"),
+                                                  ({"dropout": 1}, "got dropout = 1"), ({"fir_kernel": 3}, "got fir_kernel = 3"), ({"fir": [True]}, r"got fir = .True.")])
+def test_settings_with_wrong_values_are_refused_by_their_names(setting, message):
+    config = SMALL["decoder_latent"]["config"]
+    with pytest.raises(ValueError, match=f"spec: {message}"): build(SMALL["decoder_latent"] | {"config": config | {"model": config["model"] | setting}})
 
 
 @pytest.mark.parametrize("spec", ["", "decoder", 3, None, {}, {"net": "resnet"}, {"net": "decoder", "config": {}}])
