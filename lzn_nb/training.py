@@ -17,6 +17,7 @@ import atexit
 import contextlib
 import copy
 import dataclasses
+import gc
 import inspect
 import math
 import os
@@ -31,6 +32,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Callable, Iterator, get_args, get_origin
 
+# %% ../nbs/07_training.ipynb #b70d9e41
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -217,7 +219,9 @@ def make_accelerator(config: TrainConfig, device: torch.device):
 # %% ../nbs/07_training.ipynb #2499adba
 def leave_group() -> None:
     "Let go of the other processes, however this one ends: the threads that listen to them must not outlive Python."
-    if torch.distributed.is_initialized(): torch.distributed.destroy_process_group()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        gc.collect()  # wrapped networks that refer to each other keep the group, and its threads, alive
 
 
 def pick_tracker(name: str) -> str | None:
