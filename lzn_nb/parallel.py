@@ -145,7 +145,7 @@ def in_pieces(network: Callable[..., Tensor], size: int | None, *batch: Tensor) 
     if isinstance(size, bool) or not isinstance(size, int) or size < 1: raise ValueError(f"size: got {size!r}, wanted an integer ≥ 1, or None")
     return torch.cat([checkpoint(network, *piece, use_reentrant=False) for piece in zip(*(rows.split(size) for rows in batch))])
 
-# %% ../nbs/06a_parallel.ipynb #45597a44
+# %% ../nbs/06a_parallel.ipynb #302e1492
 def check_norms(network: torch.nn.Module, pieces: bool) -> None:
     "`ValueError` for batch norms in training where the batch is cut: in pieces, or on several ranks unless they are `SyncBatchNorm`."
     for name, norm in network.named_modules():
@@ -154,15 +154,16 @@ def check_norms(network: torch.nn.Module, pieces: bool) -> None:
         if rank_and_world()[1] > 1 and not isinstance(norm, torch.nn.SyncBatchNorm):
             raise ValueError(f"network: got {type(norm).__name__} ({name}) on several ranks, wanted SyncBatchNorm (torch.nn.SyncBatchNorm.convert_sync_batchnorm) or other norms")
 
-
+# %% ../nbs/06a_parallel.ipynb #45597a44
 class SharedZones(LatentZones):
     "Zones of a batch on several ranks: how far its anchors are from each other each rank finds out for its share, when all ask for it."
     def __init__(self, anchors: Tensor, ring: bool = False, **options):
         super().__init__(anchors, **options)
         self.ring = ring
 
-    def distances_from(self, index: Tensor) -> Tensor:  # of all anchors
-        return gather_rows(super().distances_from(index[share(len(self))]), len(self), self.ring)
+    def distances_of_all(self) -> Tensor:
+        mine = torch.arange(len(self), device=self.anchors.device)[share(len(self))]
+        return gather_rows(self.distances_from(mine), len(self), self.ring)
 
 
 def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, ring: bool = False) -> tuple[LatentZones, Tensor, Tensor]:

@@ -149,10 +149,14 @@ class Scales(Sizes):
         if self.checked: check_memory(self.anchors.device, {"a smaller `block`": 24 * min(self.block, len(self)) * len(self)})
         return torch.cat([self.nearest(measure(Members(self, part))[0]) for part in index.split(self.block)])
 
+    def distances_of_all(self) -> Tensor:
+        "The same of every anchor `[n]`."
+        return self.distances_from(torch.arange(len(self), device=self.anchors.device))
+
     @cached_property
     def distances(self) -> Tensor:
         "Distance from each anchor to its nearest distinct competitor `[n]`; inf where there is none, and for weights of 0."
-        found = self.distances_from(torch.arange(len(self), device=self.anchors.device))
+        found = self.distances_of_all()
         return (found if self.active is None else found.masked_fill(~self.active, torch.inf)).to(self.anchors)
 
 # %% ../nbs/01_zones.ipynb #3dbd749d
