@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -444,7 +445,7 @@ def check_memory(device: torch.device, needs: dict[str, float]) -> None:
 # %% ../nbs/00_flow.ipynb #88045592
 def check_count(name: str, value: int, most: float = math.inf) -> None:
     "`ValueError` unless `value` is an integer from 1 to `most`."
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= value <= most:
         raise ValueError(f"{name}: got {value!r}, wanted an integer ≥ 1" + (f" and ≤ {most}" if most < math.inf else ""))
 
 

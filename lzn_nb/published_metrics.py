@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .metrics import Judge, Result, check_count, check_features, clip_distance, frechet_distance, inception_score, kernel_distance, precision_recall
+from .flow import check_count
+from .metrics import Judge, Result, check_features, clip_distance, frechet_distance, inception_score, kernel_distance, precision_recall
 
 # %% ../nbs/08a_published_metrics.ipynb #63fecd0f
 def as_bytes(images: Tensor) -> Tensor:

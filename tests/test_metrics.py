@@ -336,7 +336,7 @@ def test_inception_score_is_averaged_over_splits_of_5000():
 @pytest.mark.parametrize("split", [0, -1, 2.5, True, None, "2"])
 def test_sizes_of_parts_are_whole_numbers(split):
     a, b = normal(9, 3), normal(8, 3)
-    wanted = f"got {split!r}, wanted a whole number, at least 1"
+    wanted = f"got {split!r}, wanted an integer ≥ 1"
     with pytest.raises(ValueError, match=f"split: {wanted}"): inception_score(a, split)
     for measure in (kernel_distance, clip_distance, lambda a, b, block: inside_share(a, b, block=block)):
         with pytest.raises(ValueError, match=f"block: {wanted}"): measure(a, b, block=split)
