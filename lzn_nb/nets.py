@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['group_norm', 'scaled_init', 'conv3', 'smooth_kernel', 'resample', 'fit_levels', 'check_levels', 'check_image',
            'ResBlock', 'SelfAttention', 'time_embedding', 'LogTime', 'check_condition', 'DownPath', 'Tap',
-           'UNetEncoder', 'UpPath', 'Heads', 'UNetDecoder', 'even_norm', 'ResNetEncoder']
+           'UNetEncoder', 'UpPath', 'Heads', 'UNetDecoder']
 
 # %% ../nbs/04_nets.ipynb #55106be8
 import math
@@ -254,37 +254,3 @@ class UNetDecoder(nn.Module):
         embedding = self.mlp(torch.cat([*given, self.log_time(t) if self.log_time else time_embedding(t, self.width)], 1))
         velocity = self.heads(self.up(self.down(x_t, embedding), embedding))
         return velocity / (999 * t.clamp(0, 1))[:, None, None, None] if self.log_time else velocity
-
-# %% ../nbs/04_nets.ipynb #41232605
-def even_norm(channels: int, least: int = 1) -> nn.GroupNorm:
-    "Group norm of 32 groups, or the next smaller number that divides the channels into groups of at `least` so many; eps 1e-5."
-    return nn.GroupNorm(max(g for g in range(1, 33) if channels % g == 0 and channels >= g * least or g == 1), channels)
-
-# %% ../nbs/04_nets.ipynb #46c5a634
-class ResNetEncoder(nn.Module):
-    """Image `[b,c,h,w]` in [-1, 1] to anchor `[b,q]`: ResNet of `depth` 18, 34 or 50 with group norms, mean over pixels, head of `head_layers` linear layers with norms [App. D].
-
-    `features` are what the head reads. `stem`: "imagenet" (7×7 convolution and pooling, both halve) or "small" (3×3, nothing halves). `ValueError` for other depths, stems or images.
-    """
-    def __init__(self, latent_dim: int, *, depth: int = 50, head_layers: int = 1, stem: str = "imagenet", image_channels: int = 3):
-        super().__init__()
-        from torchvision.models import resnet
-        if depth not in (18, 34, 50): raise ValueError(f"depth: got {depth!r}, wanted 18, 34 or 50")
-        if stem not in ("imagenet", "small"): raise ValueError(f"stem: got {stem!r}, wanted 'imagenet' or 'small'")
-        if latent_dim < 1 or head_layers < 1: raise ValueError(f"latent_dim, head_layers: got {latent_dim}, {head_layers}, wanted both at least 1")
-        self.trunk = getattr(resnet, f"resnet{depth}")(norm_layer=even_norm, zero_init_residual=True)
-        if stem == "small": self.trunk.maxpool = nn.Identity()
-        if stem == "small" or image_channels != 3:
-            self.trunk.conv1 = nn.Conv2d(image_channels, 64, *((3, 1, 1) if stem == "small" else (7, 2, 3)), bias=False)
-        width, self.trunk.fc = self.trunk.fc.in_features, nn.Identity()
-        layers = [[nn.Linear(width, w, bias=False), even_norm(w, 8), nn.ReLU()] for w in [width] * (head_layers - 1) + [latent_dim]]
-        self.image_channels, self.latent_dim, self.head = image_channels, latent_dim, nn.Sequential(*sum(layers, [])[:-1])
-
-    def features(self, x: Tensor) -> Tensor:
-        "What the head reads: 512 (depth 18, 34) or 2048 numbers an image, `[b,f]`."
-        if x.ndim != 4 or x.shape[1] != self.image_channels or not x.is_floating_point():
-            raise ValueError(f"image: got {x.dtype} of shape {list(x.shape)}, wanted floating [b,{self.image_channels},h,w]")
-        return self.trunk((x + 1) / 2)
-
-    def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x))
-

@@ -38,9 +38,9 @@ class DataType(nn.Module):
     "A kind of data in the latent space: `anchors` is its encoder, `decode` its decoder; either may be missing [§2.1]."
     condition: tuple[str, ...] = ()  # names of the data types whose values `decode` is told besides the latent
 
-    def __init__(self, latent_dim: int, zone_steps: int = 10):
+    def __init__(self, latent_dim: int, zone_steps: int = 10, solver: str = "adams"):
         super().__init__()
-        self.latent_dim, self.zone_steps = latent_dim, zone_steps
+        self.latent_dim, self.zone_steps, self.solver = latent_dim, zone_steps, solver
 
     def check(self, x):
         "The samples as the encoder takes them; `ValueError` for what is none of this type."
@@ -52,7 +52,7 @@ class DataType(nn.Module):
 
     def zones(self, x, weights: Tensor | None = None, **options) -> tuple[LatentZones, Tensor | None]:
         "The zones that the samples take part in, and which of the zones are theirs (None: one each, in order); `options` of `LatentZones`."
-        return LatentZones(self.anchors(x), weights, steps=self.zone_steps, **options), None
+        return LatentZones(self.anchors(x), weights, solver=self.solver, steps=self.zone_steps, **options), None
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, **given):
         "A sample for each latent `[m,q]`."
@@ -74,7 +74,7 @@ class LabelType(DataType):
 
     def zones(self, x=None, weights: Tensor | None = None, **options) -> tuple[LatentZones, Tensor | None]:
         "The zones of all classes, and those of the labels `x` `[n]` among them."
-        return LatentZones(self.matrix, weights, steps=self.zone_steps, **options), None if x is None else self.check(x)
+        return LatentZones(self.matrix, weights, solver=self.solver, steps=self.zone_steps, **options), None if x is None else self.check(x)
 
     def decode(self, z: Tensor, generator: torch.Generator | None = None, **given) -> Tensor: return self.zones()[0].decode(z)
 
@@ -96,8 +96,8 @@ def integer_labels(labels, classes: int) -> Tensor:
 class ImageInput(DataType):
     "Images `[b,c,h,w]` in [-1, 1] and how they come in: their shape is checked, an `encoder` network gives the anchors."
     def __init__(self, encoder: nn.Module | None, decoder: nn.Module | None, shape: tuple[int, int, int], latent_dim: int, *,
-                 zone_steps: int = 10, sample_steps: int = 20, condition: tuple[str, ...] = ("label",)):
-        super().__init__(latent_dim, zone_steps)
+                 zone_steps: int = 10, sample_steps: int = 20, condition: tuple[str, ...] = ("label",), solver: str = "adams"):
+        super().__init__(latent_dim, zone_steps, solver)
         self.encoder, self.decoder, self.shape = encoder, decoder, tuple(shape)
         self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder is not None and decoder.classes else ()
 
@@ -188,7 +188,7 @@ class Anchored(SharedSpace):
             from tqdm.auto import tqdm
 
             starts = tqdm(starts, unit="batch")
-        return LatentZones(torch.cat([self[name].anchors(x[start:start + size]) for start in starts]), steps=steps or self[name].zone_steps)
+        return LatentZones(torch.cat([self[name].anchors(x[start:start + size]) for start in starts]), solver=self[name].solver, steps=steps or self[name].zone_steps)
 
 # %% ../nbs/06_network.ipynb #58be249a
 class WayIn(Anchored):

@@ -174,5 +174,5 @@ def zones_of_batch(kind: DataType, x: Tensor, n: int, size: int | None = None, r
     check_norms(kind, size is not None)
     anchors = gather_rows(in_pieces(kind.anchors, size, x), n, ring)
     fine = anchors.detach().norm(dim=1, keepdim=True) <= LARGEST
-    zones = SharedZones(torch.where(fine, anchors, 0.0), ring, steps=kind.zone_steps, checked=False)
+    zones = SharedZones(torch.where(fine, anchors, 0.0), ring, solver=kind.solver, steps=kind.zone_steps, checked=False)
     return zones, torch.arange(n, device=x.device)[share(n)], torch.where(fine.all(), 0.0, torch.nan)

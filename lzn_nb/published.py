@@ -21,7 +21,8 @@ from typing import Iterator
 import torch
 from torch import Tensor, nn
 
-from .nets import LogTime, ResBlock, ResNetEncoder, SelfAttention, UNetDecoder, UNetEncoder
+from .backbones import ResNetEncoder
+from .nets import LogTime, ResBlock, SelfAttention, UNetDecoder, UNetEncoder
 from .network import ImageInput, ImageType, LabelType, LatentZoningNetwork
 
 # %% ../nbs/06d_published.ipynb #a8da31d4

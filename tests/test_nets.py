@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lzn_nb.nets import LogTime, ResBlock, ResNetEncoder, SelfAttention, UNetDecoder, UNetEncoder, fit_levels, group_norm, resample, time_embedding
+from lzn_nb.nets import LogTime, ResBlock, SelfAttention, UNetDecoder, UNetEncoder, fit_levels, group_norm, resample, time_embedding
 
 
 @torch.no_grad()
@@ -111,19 +111,6 @@ def test_large_decoder_answers_finely_late_and_says_when_it_can_be_asked():
     assert decoder(x, torch.full_like(t, 1e-3), latent, label).isfinite().all()
 
 
-def test_resnet_has_features_heads_and_stems():
-    torch.manual_seed(0)
-    x = inputs(size=32)[0].float()
-    for depth, width in ((18, 512), (50, 2048)):
-        for stem in ("imagenet", "small"):
-            encoder = ResNetEncoder(24, depth=depth, stem=stem, head_layers=2).eval()
-            assert encoder.features(x).shape == (2, width) and encoder(x).shape == (2, 24)
-            assert torch.allclose(encoder(x)[:1], encoder(x[:1]), atol=1e-4)  # no sample sees another
-    grey = ResNetEncoder(24, depth=18, image_channels=1)
-    assert grey(x[:, :1]).shape == (2, 24)
-    assert (encoder(x).norm(dim=1) - math.sqrt(24)).abs().max() < 1e-2
-
-
 # -- behaviour --------------------------------------------------------------------------------
 @pytest.mark.parametrize("make", [small, large])
 def test_every_weight_and_every_input_counts(make):
@@ -206,8 +193,6 @@ def test_saved_weights_give_the_same_network():
     ("width: got 0", lambda: UNetEncoder(1, 8, 3, mults=(1,), width=0)),
     ("width: got 15, wanted an even number", lambda: UNetDecoder(1, 8, mults=(1,), width=15)),
     (r"tap_sizes: got \(3,\), wanted some of the sizes .4, 8.", lambda: UNetEncoder(1, 8, 3, mults=(1, 1), width=8, tap_sizes=(3,))),
-    ("depth: got 7", lambda: ResNetEncoder(8, depth=7)), ("stem: got 'tiny'", lambda: ResNetEncoder(8, stem="tiny")),
-    ("got 0, 1, wanted both at least 1", lambda: ResNetEncoder(0)),
 ])
 def test_networks_that_cannot_be_are_refused(message, build):
     with pytest.raises(ValueError, match=message): build()

@@ -12,7 +12,8 @@ import torch
 
 from lzn_nb import published
 from lzn_nb.network import LabelType
-from lzn_nb.nets import ResNetEncoder, UNetDecoder, UNetEncoder
+from lzn_nb.backbones import ResNetEncoder
+from lzn_nb.nets import UNetDecoder, UNetEncoder
 from lzn_nb.published import MODELS, as_published, build, check_state, load_checkpoint, load_state, published_names, read_decoder, read_encoder
 
 GOLDENS = Path(__file__).parent / "goldens"

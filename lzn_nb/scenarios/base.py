@@ -318,4 +318,4 @@ def at_once(shape: tuple[int, int, int]) -> int:
 def latents_of(network: LatentZoningNetwork, images: Tensor, generator: torch.Generator) -> Tensor:
     "A latent `[n,q]` of each of `images` `[n,c,h,w]`, which share the space with each other; encoded piece by piece."
     image = network["image"]
-    return LatentZones(in_chunks(image.anchors, images, at_once(image.shape)), steps=image.zone_steps).encode(generator=generator)
+    return LatentZones(in_chunks(image.anchors, images, at_once(image.shape)), solver=image.solver, steps=image.zone_steps).encode(generator=generator)
