@@ -8,11 +8,12 @@ __all__ = ['LOADERS', 'READERS', 'to_unit', 'to_uint8', 'Split', 'stratified_spl
 
 # %% ../nbs/03_data.ipynb #1e7d7f22
 import os
+import shutil
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -146,9 +147,9 @@ def load_data(
     data: str, *, root: str | Path | None = None, image_size: int | None = None, skip_unreadable: bool = False,
     split_seed: int = 0, download: bool = False, only: str | None = None, hold_out: bool = True,
 ) -> ImageData:
-    """The data set `data`: "digits", "mnist", "cifar10" or "folder:PATH".
+    """The data set `data`: "digits", "mnist", "cifar10", "imagenet" or "folder:PATH".
 
-    `root`: where MNIST and CIFAR-10 lie (else the environment variable LZN_DATA), where a relative PATH starts.
+    `root`: where MNIST, CIFAR-10 and ImageNet lie (else the environment variable LZN_DATA), where a relative PATH starts.
     `image_size`: resize to squares. `skip_unreadable`: decode a folder's files once and leave out the broken.
     `download`: let torchvision fetch MNIST or CIFAR-10. `only`: of a folder, the one class ("cat" of AFHQ) or LSUN
     category ("bedroom") to take. `hold_out`: False trains on all images of a set that has a test part; the validation
@@ -454,6 +455,35 @@ def _folder_splits(ready: dict[str, tuple[ImageFiles, Tensor]], seed: int, hold_
         return [train, test, test], f"test set: {name} as it came, nothing held out, validation: the test set"
     source = f"test set: {name} as it came, validation: 1/10 of train"
     return [*_divided(*ready["train"], (0.9, 0.1), seed), Split(*ready[name])], source
+
+# %% ../nbs/03_data.ipynb #9d04c7e1
+@register("imagenet")
+def _load_imagenet(ask: Request) -> ImageData:
+    "ImageNet (ILSVRC 2012): the folders `train` and `val` with one folder a class, unpacked from the official archives if need be."
+    root = ask.root or os.environ.get("LZN_DATA")
+    folder = Path(root).expanduser() / "imagenet" if root else None
+    archives = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
+    if folder and not all((folder / part).is_dir() for part in ("train", "val")) and all((folder / name).exists() for name in archives):
+        _unpack_imagenet(folder)
+    if not (folder and all((folder / part).is_dir() for part in ("train", "val"))):
+        where = f"in {folder}" if folder else "no folder to look in; pass root=, or set the environment variable LZN_DATA"
+        raise FileNotFoundError(f"imagenet: {where}; wanted a folder imagenet with train/ and val/, one folder a class, or the archives {', '.join(archives)}")
+    return _load_folder(replace(ask, path=str(folder.absolute())))
+
+
+def _unpack_imagenet(folder: Path) -> None:
+    "The official archives unpacked by torchvision, which knows their checksums. Raises `OSError` for one that is damaged, or no room."
+    from torchvision.datasets import ImageNet
+
+    for split in ("train", "val"):
+        try:
+            if not (folder / split).is_dir():
+                ImageNet(str(folder), split=split)
+        except BaseException as reason:  # Ctrl-C as well: half of it would pass for all
+            shutil.rmtree(folder / split, ignore_errors=True)
+            if not isinstance(reason, (RuntimeError, EOFError)):
+                raise
+            raise OSError(f"imagenet: {folder}: {reason}") from reason
 
 # %% ../nbs/03_data.ipynb #b74bd66e
 def _order(n: int, batch: int, seed: int, start_step: int) -> Iterator[Tensor]:

@@ -2,9 +2,11 @@
 import hashlib
 import os
 import pickle
+import shutil
 import struct
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import warnings
@@ -657,3 +659,63 @@ def test_wrong_views(options, what):
 def test_wrong_images_for_views():
     with pytest.raises(ValueError, match=r"images: got shape \[2, 1, 8, 8\]; wanted \[n,3,h,w\]"):
         two_views(8, channels=3)(torch.zeros(2, 1, 8, 8))
+
+
+# -- ImageNet ---------------------------------------------------------------------------------
+def imagenet_archives(folder, per_class=30, heap=12):
+    "Archives as ILSVRC 2012 has them, of three classes whose numbers are not in the order of their names."
+    from scipy.io import savemat
+
+    kinds = {1: ("n02119789", "kit fox, Vulpes macrotis"), 2: ("n02100735", "English setter"), 3: ("n01440764", "tench, Tinca tinca")}
+    work = folder / "work"
+    fields = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O"), ("children", "O"), ("wordnet_height", "O"), ("num_train_images", "O")]
+    rows = [(number, wnid, words, "", 0, [], 0, per_class) for number, (wnid, words) in kinds.items()] + [(4, "n00001740", "entity", "", 3, [1, 2, 3], 1, 0)]
+    (work / "ILSVRC2012_devkit_t12" / "data").mkdir(parents=True)
+    savemat(work / "ILSVRC2012_devkit_t12" / "data" / "meta.mat", {"synsets": np.array(rows, dtype=fields)[:, None]})
+    answers = [k % 3 + 1 for k in range(heap)]
+    (work / "ILSVRC2012_devkit_t12" / "data" / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{k}\n" for k in answers))
+    with tarfile.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as tar: tar.add(work / "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12")
+    with tarfile.open(folder / "ILSVRC2012_img_val.tar", "w") as tar:
+        for k in range(heap): tar.add(picture(work / f"ILSVRC2012_val_{k + 1:08}.JPEG", seed=k), f"ILSVRC2012_val_{k + 1:08}.JPEG")
+    with tarfile.open(folder / "ILSVRC2012_img_train.tar", "w") as whole:
+        for wnid, _ in kinds.values():
+            with tarfile.open(work / f"{wnid}.tar", "w") as tar:
+                for k in range(per_class): tar.add(picture(work / f"{wnid}_{k}.JPEG", seed=k), f"{wnid}_{k}.JPEG")
+            whole.add(work / f"{wnid}.tar", f"{wnid}.tar")
+    shutil.rmtree(work)
+    return [kinds[k][0] for k in answers]
+
+
+def known_archives(monkeypatch, folder):
+    from torchvision.datasets import imagenet
+
+    own = {name: (file, hashlib.md5((folder / file).read_bytes()).hexdigest()) for name, (file, _) in imagenet.ARCHIVE_META.items()}
+    monkeypatch.setattr(imagenet, "ARCHIVE_META", own)
+
+
+def test_imagenet_from_its_archives_and_from_its_folders(tmp_path, monkeypatch):
+    (folder := tmp_path / "imagenet").mkdir()
+    answers = imagenet_archives(folder)
+    known_archives(monkeypatch, folder)
+    data = load_data("imagenet", root=tmp_path, image_size=10)
+    assert data.classes == ("n01440764", "n02100735", "n02119789") and sizes(data) == [81, 9, 12] and data.shape == (3, 10, 10)
+    found = {path.name: path.parent.name for path in (folder / "val").glob("*/*.JPEG")}
+    assert found == {f"ILSVRC2012_val_{k + 1:08}.JPEG": wnid for k, wnid in enumerate(answers)}
+    assert data.test.labels.tolist() == sorted(data.classes.index(wnid) for wnid in answers)
+    for archive in folder.glob("*.tar*"): archive.unlink()  # unpacked, they are not needed
+    monkeypatch.setenv("LZN_DATA", str(tmp_path))
+    again = load_data("imagenet", image_size=10)
+    assert torch.equal(again.train[3][0], data.train[3][0]) and "imagenet" in again.describe()
+
+
+def test_imagenet_that_is_absent_or_damaged_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("LZN_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="imagenet: no folder to look in; pass root=, or set the environment variable LZN_DATA"): load_data("imagenet")
+    with pytest.raises(FileNotFoundError, match="wanted a folder imagenet with train/ and val/, one folder a class, or the archives ILSVRC2012_devkit"): load_data("imagenet", root=tmp_path)
+    (folder := tmp_path / "imagenet").mkdir()
+    imagenet_archives(folder)
+    with pytest.raises(OSError, match="ILSVRC2012_devkit_t12.tar.gz is not present in the root directory or is corrupted"): load_data("imagenet", root=tmp_path)
+    known_archives(monkeypatch, folder)
+    (folder / "ILSVRC2012_img_val.tar").write_bytes((folder / "ILSVRC2012_img_val.tar").read_bytes()[:-3000] + bytes(10))
+    with pytest.raises(OSError, match="ILSVRC2012_img_val.tar is not present in the root directory or is corrupted"): load_data("imagenet", root=tmp_path)
+    assert (folder / "train").is_dir() and not (folder / "val").exists()
