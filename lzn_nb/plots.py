@@ -53,23 +53,27 @@ def mosaic(images: Tensor, columns: int, gap: tuple[int, int] = (1, 1)) -> Tenso
     return tiles.unflatten(0, (rows, columns)).permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)
 
 # %% ../nbs/09_plots.ipynb #75a1c655
-def image_grid(images: Tensor, columns: int = 10, titles: Sequence[str] | None = None, cell: float = 0.6, title: str | None = None):
+def image_grid(images: Tensor, columns: int = 10, titles: Sequence[str] | None = None, cell: float = 0.6, title: str | None = None, rows: Sequence[str] = ()):
     """A matplotlib figure of `images` `[n,c,h,w]` in [-1, 1], row by row; c = 1 grey, 3 colour.
 
-    `cell` is an image's width in inches. `ValueError` for no images, another number of channels, or of titles.
+    `titles` stand above images, `rows` to the left of rows; `cell` is an image's width in inches. `ValueError` for no images, another number of channels, of titles, or of rows.
     """
     if titles is not None and len(titles) != len(images): raise ValueError(f"titles: got {len(titles)}, wanted {len(images)}, one for each image")
     columns, (h, w) = max(min(columns, len(images)), 1), images.shape[-2:]
     side = max(1, round(w / 10))
     top = side + (round(0.18 / cell * w) if titles else 0)
+    if rows and len(rows) != -(-len(images) // columns): raise ValueError(f"rows: got {len(rows)}, wanted {-(-len(images) // columns)}, one for each row of images")
     picture = mosaic(images, columns, (top, side))
-    figure = new_figure(columns * cell, columns * cell * len(picture) / picture.shape[1] + 0.3 * bool(title))
+    label = 0.08 * max(map(len, rows), default=-1) + 0.08  # inches
+    figure = new_figure(columns * cell + label, columns * cell * len(picture) / picture.shape[1] + 0.3 * bool(title))
     axis = figure.subplots()
     axis.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.axis("off")
     for k, text in enumerate(titles or []):
         column, row = k % columns, k // columns
         axis.text(column * (w + side) + side + w / 2 - 0.5, row * (h + top) + top - 0.6, as_text(text), ha="center", va="bottom", fontsize=8)
+    axis.set_xlim(-0.5 - label / cell * (w + side), picture.shape[1] - 0.5)
+    for k, text in enumerate(rows): axis.text(-side, k * (h + top) + top + h / 2 - 0.5, as_text(text), ha="right", va="center", fontsize=8)
     if title: figure.suptitle(as_text(title), fontsize=9)
     return figure
 

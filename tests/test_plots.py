@@ -41,6 +41,11 @@ def test_grid_shows_images_under_their_titles():
         x, y = text.get_position()
         assert text.get_text() == f"n{k}" and pixels[round(y) + 2, round(x)] == pytest.approx(k / 6, abs=1e-6)  # right below it
     assert figure_png(image_grid(images[:2], columns=10))  # fewer images than columns
+    named = image_grid(images, columns=3, rows=["a", "b $", "c"])
+    assert [text.get_text() for text in named.axes[0].texts] == ["a", r"b \$", "c"] and named.get_figwidth() > image_grid(images, columns=3).get_figwidth()
+    heights = [text.get_position()[1] for text in named.axes[0].texts]
+    assert heights[0] < 5 and heights[2] - heights[1] == heights[1] - heights[0]
+    with pytest.raises(ValueError, match="rows: got 2, wanted 3"): image_grid(images, columns=3, rows=["a", "b"])
 
 
 @pytest.mark.parametrize("images, options, words", [

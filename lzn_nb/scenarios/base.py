@@ -287,7 +287,7 @@ def shown_figures(figures: dict[str, tuple[str, str]], keys: Iterable[str]) -> l
 def report(done: Run) -> Path:
     "Write the run's `report.html`: protocol, figures, curves and pictures."
     lines, scenario = read_metrics(done.out), done.scenario
-    keys = [name for name in scenario.curves if any(name in line for line in lines)]
+    keys = [name for name in scenario.curves if any(name in line for line in lines if not line.get("final"))]
     parts = [done.data.describe(), dataclasses.asdict(done.config), "# Figures", results_table(scenario.figures, {"this run": [done.figures]}), "# Training",
              training_curves(lines, keys) if len(lines) > 1 else "The figures of the updates are lost."]
     if told := done.figures.get("protocols"): parts += ["# How each figure was measured", [{"figure": key, "protocol": text} for key, text in told.items()]]
