@@ -27,7 +27,7 @@ def best_log_prob(log_prob: Tensor, cutoff: float = 0.2, first: int = 0) -> Tens
 def alignment_of(result: FlowResult, target: Tensor, cutoff: float = 0.2, log: bool = True) -> Tensor:
     "`alignment_loss` from what `LatentZones.flow(z, target)` gave, for those who want to know more of that."
     best = best_log_prob(result.log_prob, cutoff, result.first)
-    if result.first: best = best.masked_fill(result.index == target, 0.0)  # t = 1, after the window
+    if result.sure: best = best.masked_fill(result.index == target, 0.0)  # t = 1, after the window
     return -(best if log else best.exp()).mean()
 
 

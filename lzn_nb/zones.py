@@ -403,6 +403,7 @@ class FlowResult:
     log_prob: Tensor | None = None  # `[r,m]` log P(a_target | s_t, t) at each evaluation [§2.2.2]
     path: Path | None = None        # the way, from the latent through the evaluations, if asked for
     first: int = 0                  # number of the first evaluation, where 0 is the one at λ = 0: a solver that knows its result skips it
+    sure: bool = False              # followed until nothing competes any more: behind the last evaluation the probability of `index` is 1
 
 # %% ../nbs/01_zones.ipynb #8ccbef60
 def nearest_active(zones: Scales, points: Tensor) -> Tensor:
@@ -434,7 +435,7 @@ def joined(zones: Scales, z: Tensor, course: Course, ways: list[Trajectory]) -> 
     states, known, lams = together("states", 1), zones.solver.knows_start, course.lams
     if states is not None and known: lams, states = [0.0, *lams], torch.cat([z.detach()[None], states])
     path = None if states is None else make_path(zones, z.new_tensor(lams), states)
-    return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known))
+    return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known), known and zones.solver.window is None)
 
 
 def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> Iterator[tuple[slice, Trajectory]]:
@@ -466,7 +467,8 @@ def assigned_blocks(zones: Scales, z: Tensor, progress: bool) -> Iterator[tuple[
 
 def course_of_flow(zones: Scales) -> Course:
     "Where the forward flow of all latents is evaluated."
-    return zones.solver.forward_course(zones.distances.min() if zones.solver.knows_start else 0.0, zones.spread)
+    asks = zones.solver.knows_start and zones.solver.window is None  # else nobody needs to know who is closest
+    return zones.solver.forward_course(zones.distances.min() if asks else 0.0, zones.spread)
 
 # %% ../nbs/01_zones.ipynb #29a870c0
 def samples_of(zones: Scales, index: Tensor | Sequence | None, points: Tensor | None) -> Members:
