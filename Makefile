@@ -81,10 +81,11 @@ export: env ## clean the notebooks, write lzn_nb/ and README.md from them (after
 
 BOOK := runs/book
 # command, name of the folder, options: with zones and without, each with three seeds
-RUNS := $(foreach k,0 1 2,"generation generation $(k)" "generation generation-rf $(k) --baseline rf" "joint joint $(k)" "joint rf $(k) --baseline rf")
+RUNS := $(foreach k,0 1 2,"generation generation $(k)" "generation generation-rf $(k) --baseline rf" "joint joint $(k)" "joint rf $(k) --baseline rf" \
+          $(foreach m,lzn simclr moco supervised,"representation representation-$(m) $(k) --method $(m)"))
 
-book: env ## run every notebook anew with its full settings and keep the outputs (an hour; trains 3 seeds)
-	@echo "== Training three seeds with and without zones, two runs at a time: about 40 minutes on two cores"
+book: env ## run every notebook anew with its full settings and keep the outputs (more than an hour; trains 3 seeds)
+	@echo "== Training three seeds of everything, two runs at a time: about 50 minutes on two cores"
 	@rm -rf $(BOOK)
 	@printf '%s\n' $(RUNS) | xargs -P 2 -L 1 sh -c 'what=$$1 k=$$2 s=$$3; shift 3; \
 	  OMP_NUM_THREADS=1 $(BIN)/lzn $$what --preset cpu --seed $$s --out $(BOOK)/$$k-seed$$s --quiet "$$@" >/dev/null' sh

@@ -233,12 +233,12 @@ def scaling(result: dict) -> str:
 
 def training(result: dict) -> str:
     p, parts, reading = result["protocol"], result["parts"], result["reading"]
-    cell = lambda scenario, name: f"{duration(parts[scenario][name])} ({parts[scenario][name] / parts[scenario]['update']:.0%})"
-    split = grid(["part of an update", *parts], [[name, *(cell(scenario, name) for scenario in parts)] for name in parts["joint"]])
+    cell = lambda scenario, name: f"{duration(parts[scenario][name])} ({parts[scenario][name] / parts[scenario]['update']:.0%})" if name in parts[scenario] else "–"
+    split = grid(["part of an update", *parts], [[name, *(cell(scenario, name) for scenario in parts)] for name in parts["representation"]])
     rows = [[name, row["skipped"], "", "", "", ""] if "skipped" in row else
             [name, duration(row["first"]), duration(row["seconds"]), duration(row["plain"]), f"{times(row['gain'])} ({row['gain_min']:.2f}–{row['gain_max']:.2f})", f"{row['loss']:.4f}"] for name, row in result["options"].items()]
     more = grid(["images", "samples an update", "update", "zones", "share"], [[f"{row['pixels']} × {row['pixels']}", f"{row['batch']:,}", duration(row["update"]), duration(row["zones"]), f"{row['zones'] / row['update']:.1%}"] for row in result["overhead"]])
-    return (f"Updates of the three scenarios (the second with the networks of the third), preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
+    return (f"Updates of the three scenarios, preset {p['preset']}, {p['data']}, {p['batch']} samples; the parts take turns, medians of {p['repeats']} and shares of the update.\n\n{split}\n\n"
             f"What zones add to an update of the first scenario: the way from the anchors to the latents and back, timed alone, in turns with whole updates (batches beyond the data set are filled with moved copies):\n\n{more}\n\n"
             f"What the options bring: updates of the joint scenario with the option and updates as it is take turns, the gain is the median of {p['repeats']} ratios (and their range). The loss is that of the sixth update, to see that they compute the same.\n\n"
             f"{grid(['option', 'first update', 'update', 'as it is', 'gain (range)', 'loss'], rows)}\n\n"

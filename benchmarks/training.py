@@ -15,6 +15,7 @@ from benchmarks import machine
 from benchmarks.process import fresh
 from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, network_of, trainer_of
 from lzn_nb.data import Split, batches, load_data
+from lzn_nb.scenarios.representation import views_of
 from lzn_nb.training import run_update, step_generator
 from lzn_nb.zones import LatentZones
 
@@ -55,10 +56,13 @@ def parts_of(scenario: str, batch: int, repeats: int) -> dict:
     plain, _ = ready(batch, {}, scenario, zones=False)
     given = next(stream)
     gradient = lambda who: who.gradient([given], step_generator(0, 0))
-    found = in_turns({"update": lambda: run_update(trainer, [given], 0), "data": lambda: next(stream), "both": lambda: gradient(trainer), "networks, forward and backward": lambda: gradient(plain),
-                      "optimizer": trainer.optimizer.step, "average": lambda: trainer.average.update(trainer.network)}, repeats)
-    both = found.pop("both")
-    return found | {"zones and alignment": both - found["networks, forward and backward"], "everything else": found["update"] - both - found["optimizer"] - found["average"]}
+    parts = {"update": lambda: run_update(trainer, [given], 0), "data": lambda: next(stream), "both": lambda: gradient(trainer), "networks, forward and backward": lambda: gradient(plain),
+             "optimizer": trainer.optimizer.step, "average": lambda: trainer.average.update(trainer.network)}
+    if scenario == "representation": parts["two views"] = lambda: views_of(trainer.config, *given, step_generator(0, 0), batch)
+    found = in_turns(parts, repeats)
+    both, plainly = found.pop("both"), found["networks, forward and backward"]
+    found["networks, forward and backward"] -= found.get("two views", 0.0)
+    return found | {"zones and alignment": both - plainly, "everything else": found["update"] - both - found["optimizer"] - found["average"]}
 
 
 def overhead_of(batch: int, repeats: int, pixels: int) -> dict:
