@@ -89,7 +89,7 @@ book: env ## run every notebook anew with its full settings and keep the outputs
 	@rm -rf $(BOOK)
 	@printf '%s\n' $(RUNS) | xargs -P 2 -L 1 sh -c 'what=$$1 k=$$2 s=$$3; shift 3; \
 	  OMP_NUM_THREADS=1 $(BIN)/lzn $$what --preset cpu --seed $$s --out $(BOOK)/$$k-seed$$s --quiet "$$@" >/dev/null' sh
-	@echo "== Executing all notebooks in place: about 20 minutes"
+	@echo "== Executing all notebooks in place: about half an hour"
 	@for page in nbs/[0-9]*.ipynb nbs/index.ipynb; do echo "-- $$page"; \
 	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level ERROR $$page || exit 1; done
 	@$(MAKE) --no-print-directory export

@@ -35,7 +35,7 @@ def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: flo
     """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]` [§2.2.2, App. B].
 
     Minus the mean over samples of the best log-probability on the way (`log=True`), or of the best probability; a latent
-    that a solver with a window has seen arrive at its target has probability 1.
+    that was followed to the end and has arrived at its target has probability 1 (`FlowResult.sure`; not so with a fixed `window`).
     `ValueError` for targets out of range or without a zone, for no latents at all, and for a `cutoff` outside [0, 1).
     """
     if not isinstance(zones, LatentZones): raise ValueError(f"zones: got {type(zones).__name__}, wanted LatentZones")

@@ -466,7 +466,7 @@ def _load_imagenet(ask: Request) -> ImageData:
     if folder and not all((folder / part).is_dir() for part in ("train", "val")) and all((folder / name).exists() for name in archives):
         _unpack_imagenet(folder)
     if not (folder and all((folder / part).is_dir() for part in ("train", "val"))):
-        where = f"in {folder}" if folder else "no folder to look in; pass root=, or set the environment variable LZN_DATA"
+        where = f"nothing complete in {folder}" if folder else "no folder to look in; pass root=, or set the environment variable LZN_DATA"
         raise FileNotFoundError(f"imagenet: {where}; wanted a folder imagenet with train/ and val/, one folder a class, or the archives {', '.join(archives)}")
     return _load_folder(replace(ask, path=str(folder.absolute())))
 

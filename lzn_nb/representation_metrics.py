@@ -37,7 +37,7 @@ def standardised(train: Tensor, *others: Tensor) -> list[Tensor]:
 @torch.enable_grad()
 def fit_probes(x: Tensor, y: Tensor, classes: int, settings: list[tuple[float, float]], epochs: int, batch: int, seed: int) -> list[nn.Linear]:
     "A linear layer for each (learning rate, weight decay) of `settings`, by AdamW and a cosine on the same batches of features `x` `[n,f]` and labels `y` `[n]`."
-    layers = [nn.Linear(x.shape[1], classes, device=x.device, dtype=x.dtype) for _ in settings]
+    layers = [nn.utils.skip_init(nn.Linear, x.shape[1], classes, device=x.device, dtype=x.dtype) for _ in settings]  # draws nothing
     for parameter in (p for layer in layers for p in layer.parameters()): nn.init.zeros_(parameter)
     optimizer = torch.optim.AdamW([{"params": layer.parameters(), "lr": rate, "weight_decay": decay} for layer, (rate, decay) in zip(layers, settings)])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(x) / batch))

@@ -49,7 +49,8 @@ def test_probe_chooses_on_the_validation_split_alone():
 
 def test_probe_is_the_same_twice_and_at_any_scale():
     train, valid, test = clouds(noise=2.0)
-    assert chosen_probe(train, valid, test, epochs=20) == chosen_probe(train, valid, test, epochs=20)
+    before = torch.get_rng_state()
+    assert chosen_probe(train, valid, test, epochs=20) == chosen_probe(train, valid, test, epochs=20) and torch.equal(torch.get_rng_state(), before)
     with_constant = lambda split: (torch.cat([1000 * split[0] + 7, torch.full((len(split[0]), 1), 3.0)], 1), split[1])
     assert abs(chosen_probe(*map(with_constant, (train, valid, test)))["top1"] - chosen_probe(train, valid, test)["top1"]) < 0.01
 

@@ -69,8 +69,6 @@ def check_representation(config: RepresentationConfig) -> None:
     if not config.temperature > 0: raise ValueError(f"temperature: got {config.temperature}, wanted a number above 0")
     for name in ("strength", "momentum"):
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
-    for name in ("head_layers", "probe_epochs", "queue"):
-        if getattr(config, name) < 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted at least 1")
     if not 0 < config.rate < float("inf"): raise ValueError(f"rate: got {config.rate}, wanted a finite number above 0")
     if not 0 <= config.window < float("inf") or config.window and config.solver != "adams": raise ValueError(f"window: got {config.window} with solver {config.solver!r}, wanted a finite number, at least 0, and 0 but for adams")
     if config.method == "moco" and config.queue < config.batch: raise ValueError(f"queue: got {config.queue}, wanted at least the batch of {config.batch}")
