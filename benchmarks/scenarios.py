@@ -17,7 +17,7 @@ def drawing(config, network, images, labels, generator, n):
 
 def two_views(config, network, images, labels, generator, n):
     "Scenario 2 without zones: the anchors of both views."
-    return {"loss": sum(network["image"].anchors(view).square().mean() for view in views_of(config, images, labels, generator, n))}
+    return {"loss": sum(network["image"].anchors(view).square().mean() for view in views_of(config, images, generator, n))}
 
 
 LOSSES = {"generation": generation_losses, "representation": representation_losses, "joint": joint_losses}

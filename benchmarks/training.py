@@ -58,7 +58,7 @@ def parts_of(scenario: str, batch: int, repeats: int) -> dict:
     gradient = lambda who: who.gradient([given], step_generator(0, 0))
     parts = {"update": lambda: run_update(trainer, [given], 0), "data": lambda: next(stream), "both": lambda: gradient(trainer), "networks, forward and backward": lambda: gradient(plain),
              "optimizer": trainer.optimizer.step, "average": lambda: trainer.average.update(trainer.network)}
-    if scenario == "representation": parts["two views"] = lambda: views_of(trainer.config, *given, step_generator(0, 0), batch)
+    if scenario == "representation": parts["two views"] = lambda: views_of(trainer.config, given[0], step_generator(0, 0))
     found = in_turns(parts, repeats)
     both, plainly = found.pop("both"), found["networks, forward and backward"]
     found["networks, forward and backward"] -= found.get("two views", 0.0)

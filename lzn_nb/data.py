@@ -568,20 +568,21 @@ def two_views(
     """A function of images `[n,c,h,w]` or `[c,h,w]` in [-1, 1] to two views `[n,c,size,size]` or `[c,size,size]`.
 
     Every image of a batch has its own draw. Called with `seed=` it repeats itself; without, it draws from torch's
-    global generator on the CPU (`torch.manual_seed`). Raises `ValueError` for a strength outside 0..1."""
-    from torchvision.transforms import v2
+    global generator on the CPU (`torch.manual_seed`). With `rows=` `[n]` and `of=` the images are those rows of a
+    batch of `of`, and get the views they have in it. Raises `ValueError` for a strength outside 0..1."""
+    import kornia.augmentation as K
 
     _check_views(size, channels, strength)
     area = min(1.0, max(0.08, (6 / size) ** 2))  # the least share of the image in a crop
     scale, ratio = (1 - strength + strength * area, 1.0), ((3 / 4) ** strength, (4 / 3) ** strength)
     jitter = (0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength)
     kernel = 2 * int(size * 23 / 448) + 1  # the odd number nearest to 23 pixels in 224
-    steps = [v2.RandomResizedCrop(size, scale, ratio, antialias=True)]
-    steps += [v2.RandomHorizontalFlip()] * flip
-    steps += [v2.RandomApply([v2.ColorJitter(*jitter[: channels + 1])], p=0.8)]  # grey has no saturation, no hue
-    steps += [v2.RandomGrayscale(0.2 * strength)] * (channels == 3)
-    steps += [v2.GaussianBlur(kernel, sigma=(0.1, 0.1 + 1.9 * strength))] * (kernel > 1 and strength > 0)
-    return partial(_views, v2.Compose(steps), channels)
+    steps = [K.RandomResizedCrop((size, size), scale, ratio)]
+    steps += [K.RandomHorizontalFlip()] * flip
+    steps += [K.ColorJitter(*jitter[: channels + 1], p=0.8)]  # grey has no saturation, no hue
+    steps += [K.RandomGrayscale(p=0.2 * strength)] * (channels == 3)
+    steps += [K.RandomGaussianBlur((kernel, kernel), (0.1, 0.1 + 1.9 * strength), p=1.0)] * (kernel > 1 and strength > 0)
+    return partial(_views, K.AugmentationSequential(*steps, data_keys=["input"]), channels)
 
 # %% ../nbs/03_data.ipynb #5b1d900f
 def _check_views(size: int, channels: int, strength: float) -> None:
@@ -593,15 +594,25 @@ def _check_views(size: int, channels: int, strength: float) -> None:
         raise ValueError(f"strength: got {strength!r}; wanted a number from 0 (only flips) to 1 (the full recipe)")
 
 # %% ../nbs/03_data.ipynb #698c6082
-def _views(view: Callable, channels: int, images: Tensor, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    if images.dim() not in (3, 4) or images.shape[-3] != channels:
-        raise ValueError(f"images: got shape {list(images.shape)}; wanted [n,{channels},h,w] or [{channels},h,w]")
-    light = images.add(1).div(2).clamp(0, 1)
+@torch.no_grad()
+def _views(
+    view: Callable, channels: int, images: Tensor, seed: int | None = None, rows: Tensor | None = None, of: int | None = None
+) -> tuple[Tensor, Tensor]:
+    if images.dim() not in (3, 4) or images.shape[-3] != channels or not images.is_floating_point() or not len(images):
+        raise ValueError(f"images: got {images.dtype} {list(images.shape)}; wanted floating [n,{channels},h,w] or [{channels},h,w]")
+    light = images.add(1).div(2).clamp(0, 1).reshape(-1, *images.shape[-3:])
+    rows = torch.arange(len(light)) if rows is None else rows.cpu()
+    if rows.shape != (len(light),) or rows.min() < 0 or rows.max() >= (of := of or len(light)):
+        raise ValueError(f"rows: got {list(rows.shape)} positions up to {int(rows.max())} of {of}; wanted one for each of {len(light)} images")
     with torch.random.fork_rng(devices=[], enabled=seed is not None):  # no devices: the transforms draw on the CPU
         if seed is not None:
             torch.default_generator.manual_seed(seed)
-        if images.dim() == 3:
-            pair = [view(light) for _ in range(2)]
-        else:
-            pair = [torch.stack([view(one) for one in light]) for _ in range(2)]
-    return tuple(one.clamp(0, 1).mul(2).sub(1) for one in pair)
+        draws = [view.forward_parameters(torch.Size((of, *light.shape[1:]))) for _ in range(2)]
+    pair = [view(light, params=_of_rows(draw, rows)).clamp(0, 1).mul(2).sub(1) for draw in draws]
+    return tuple(one.reshape(*images.shape[:-3], *one.shape[1:]) for one in pair)
+
+
+def _of_rows(draw: list, rows: Tensor) -> list:
+    "What kornia has drawn for a batch, for some of its rows."
+    whole = ("order", "forward_input_shape")  # one for the batch
+    return [step._replace(data={key: value if key in whole else value[rows] for key, value in step.data.items()}) for step in draw]

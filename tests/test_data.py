@@ -640,13 +640,38 @@ def test_strength_zero_changes_nothing():
 
 
 def test_at_224_it_is_the_published_recipe():
-    crop, mirror, jitter, grey, blur = two_views(224, channels=3).args[0].transforms
-    assert tuple(crop.scale) == (0.08, 1.0) and tuple(crop.ratio) == (3 / 4, 4 / 3)
-    assert (mirror.p, jitter.p, grey.p) == (0.5, 0.8, 0.2)
-    colours = jitter.transforms[0]
-    assert torch.allclose(torch.tensor([colours.brightness, colours.contrast, colours.saturation]), torch.tensor([0.2, 1.8]))
-    assert tuple(colours.hue) == (-0.2, 0.2)
-    assert tuple(blur.kernel_size) == (23, 23) and tuple(blur.sigma) == (0.1, 2.0)
+    "What kornia has been told, and what it then draws."
+    recipe = two_views(224, channels=3).args[0]
+    crop, mirror, jitter, grey, blur = recipe.children()
+    assert tuple(crop._param_generator.scale) == (0.08, 1.0) and tuple(crop._param_generator.ratio) == (3 / 4, 4 / 3)
+    assert (crop.p, mirror.p, jitter.p, grey.p, blur.p) == (1.0, 0.5, 0.8, 0.2, 1.0) and tuple(blur.flags["kernel_size"]) == (23, 23)
+    torch.manual_seed(0)
+    crop, mirror, jitter, grey, blur = (step.data for step in recipe.forward_parameters(torch.Size((4000, 3, 224, 224))))
+    for share, step in ((0.5, mirror), (0.8, jitter), (0.2, grey)): assert abs(step["batch_prob"].float().mean() - share) < 0.03
+    for factor in ("brightness", "contrast", "saturation"): assert 0.2 <= jitter[f"{factor}_factor"].min() < 0.25 and 1.75 < jitter[f"{factor}_factor"].max() <= 1.8
+    assert -0.2 <= jitter["hue_factor"].min() < -0.19 and 0.19 < jitter["hue_factor"].max() <= 0.2
+    assert 0.1 <= blur["sigma"].min() < 0.15 and 1.95 < blur["sigma"].max() <= 2.0
+    width, height = (crop["src"][:, 2] - crop["src"][:, 0] + 1).unbind(1)
+    assert 0.07 < (width * height / 224**2).min() < 0.12 and (width * height / 224**2).max() > 0.9
+    assert 0.73 < (width / height).min() < 0.78 and 1.28 < (width / height).max() < 1.36
+
+
+@pytest.mark.parametrize("size, channels", [(8, 1), (28, 1), (32, 3)])
+def test_rows_of_a_batch_get_the_views_they_have_in_it(size, channels):
+    "However a batch is divided; and one image more or less is another batch."
+    images = torch.rand(11, channels, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    view, rows = two_views(size, channels=channels), torch.tensor([7, 2, 10])
+    whole, part = view(images, seed=3), view(images[rows], seed=3, rows=rows, of=11)
+    assert all(torch.equal(one[rows], other) for one, other in zip(whole, part))
+    torch.testing.assert_close(view(images.double(), seed=3)[0].float(), whole[0], atol=1e-4, rtol=0)
+    four = view(images[:4], seed=3)  # as many as there are steps in the order of the jitter
+    assert all(torch.equal(one[1:3], other) for one, other in zip(four, view(images[1:3], seed=3, rows=torch.tensor([1, 2]), of=4)))
+
+
+def test_views_carry_no_gradient_and_shrink_large_images():
+    images = torch.rand(3, 3, 40, 40, requires_grad=True)
+    a, b = two_views(16, channels=3)(images, seed=0)
+    assert not a.requires_grad and a.shape == b.shape == (3, 3, 16, 16)
 
 
 @pytest.mark.parametrize("options, what", [({"size": 0}, "size"), ({"channels": 2}, "channels"), ({"strength": 1.5}, "strength")])
@@ -656,9 +681,13 @@ def test_wrong_views(options, what):
         two_views(options.pop("size"), **options)
 
 
-def test_wrong_images_for_views():
-    with pytest.raises(ValueError, match=r"images: got shape \[2, 1, 8, 8\]; wanted \[n,3,h,w\]"):
-        two_views(8, channels=3)(torch.zeros(2, 1, 8, 8))
+@pytest.mark.parametrize("call, what", [
+    (lambda view: view(torch.zeros(2, 1, 8, 8)), r"images: got torch.float32 \[2, 1, 8, 8\]; wanted floating \[n,3,h,w\]"),
+    (lambda view: view(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)), "images: got torch.uint8"), (lambda view: view(torch.zeros(0, 3, 8, 8)), "images: got"),
+    (lambda view: view(torch.zeros(2, 3, 8, 8), rows=torch.tensor([0, 5]), of=4), r"rows: got \[2\] positions up to 5 of 4"),
+    (lambda view: view(torch.zeros(2, 3, 8, 8), rows=torch.tensor([0]), of=4), r"rows: got \[1\] positions")])
+def test_wrong_images_for_views(call, what):
+    with pytest.raises(ValueError, match=what): call(two_views(8, channels=3))
 
 
 # -- ImageNet ---------------------------------------------------------------------------------

@@ -24,9 +24,9 @@ from ..backbones import check_backbone, make_encoder
 from ..data import ImageData, two_views
 from ..metrics import accuracy
 from ..network import ImageInput, LatentZoningNetwork
-from ..parallel import drawn_rows, gather_rows, in_pieces, zones_of_batch
+from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
 from ..plots import embedding_map, image_grid
-from ..representation_metrics import chosen_probe, effective_rank, nearest_class, uniformity, view_distance
+from ..representation_metrics import centred, chosen_probe, effective_rank, nearest_class, uniformity, view_distance
 from .base import Run, Scenario, at_once, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to
 from ..training import Component, TrainConfig
 from ..zones import LatentZones
@@ -74,13 +74,12 @@ def check_representation(config: RepresentationConfig) -> None:
     if config.method == "moco" and config.queue < config.batch: raise ValueError(f"queue: got {config.queue}, wanted at least the batch of {config.batch}")
 
 # %% ../../nbs/21_representation.ipynb #6b0f70bf
-def views_of(config: RepresentationConfig, images: Tensor, labels: Tensor, generator: torch.Generator, n: int) -> tuple[Tensor, Tensor]:
-    "Two views of each of `images` `[b,c,s,s]`, which are (this rank's share of) a batch of `n`."
-    seeds = drawn_rows(lambda rows, generator, device: torch.randint(2**31, (rows,), generator=generator, device=device), n, generator=generator, like=labels)
+def views_of(config: RepresentationConfig, images: Tensor, generator: torch.Generator, n: int | None = None) -> tuple[Tensor, Tensor]:
+    "Two views of each of `images` `[b,c,s,s]`, which are a batch, or this rank's share of one of `n`."
     if images.is_meta: return images, images  # a plan needs no views
+    seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
     views = two_views(images.shape[-1], channels=images.shape[1], strength=config.strength, flip=config.flip)
-    pairs = [views(image, seed=seed) for image, seed in zip(images.cpu(), seeds.tolist())]
-    return tuple(torch.stack(side).to(images.device) for side in zip(*pairs))
+    return views(images, seed=seed, rows=own_rows(torch.arange(n)) if n else None, of=n)
 
 # %% ../../nbs/21_representation.ipynb #891e4227
 def aligned(config: RepresentationConfig, own: LatentZones, other: LatentZones, mine: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,13 +158,13 @@ METHODS = {"lzn": lzn_losses, "simclr": simclr_losses, "moco": moco_losses, "sup
 def representation_losses(config: RepresentationConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor, generator: torch.Generator, n: int | None = None) -> dict[str, Tensor]:
     "The loss of the configuration's method on two views of `images`, which are (this rank's share of) a batch of `n`."
     n = n or len(images)
-    return METHODS[config.method](config, network, *views_of(config, images, labels, generator, n), labels, generator, n)
+    return METHODS[config.method](config, network, *views_of(config, images, generator, n), labels, generator, n)
 
 # %% ../../nbs/21_representation.ipynb #13c2552f
 REPRESENTATION_PRESETS = {
     "tiny": RepresentationConfig(steps=20, batch=64, warmup=5, schedule="cosine", ema=0.9, log_every=5, save_every=10, latent_dim=8, zone_steps=4, window=2.0, cutoff=0.6, queue=256, probe_epochs=5),
-    "cpu": RepresentationConfig(steps=600, batch=256, warmup=50, schedule="cosine", ema=0.99, window=2.0, cutoff=0.6),
-    "gpu": RepresentationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.999, backbone="resnet18", latent_dim=128, window=2.0, cutoff=0.6, flip=True, save_every=1000, momentum=0.999, workers=8),
+    "cpu": RepresentationConfig(steps=600, batch=256, warmup=50, schedule="cosine", ema=0.99, window=2.0, cutoff=0.6, eval_every=100),
+    "gpu": RepresentationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.999, backbone="resnet18", latent_dim=128, window=2.0, cutoff=0.6, flip=True, save_every=1000, eval_every=1000, momentum=0.999, workers=8),
     "paper": RepresentationConfig(steps=5_000_000, batch=8192, warmup=5000, backbone="resnet50", latent_dim=256, rate=8e-4, flip=True, solver="euler", zone_steps=20, save_every=2000,
                                   eval_every=1_000_000, queue=65_536, momentum=0.999, probe_epochs=300, workers=16),
 }
@@ -214,12 +213,13 @@ def features_of(network: LatentZoningNetwork, splits: list[Tensor], config: Repr
 def judge_alignment(network: LatentZoningNetwork, images: Tensor, config: RepresentationConfig, seed: int) -> dict[str, float]:
     "On two views of `images` `[n,c,s,s]`: how far their anchors are apart, which share of the latents arrives, and the solver's error beside eight times as many evaluations."
     image, generator = network["image"], torch.Generator().manual_seed(seed)
-    a, b = (in_chunks(image.anchors, view, at_once(image.shape)) for view in views_of(config, images, torch.arange(len(images), device=images.device), generator, len(images)))
+    a, b = (in_chunks(image.anchors, view, at_once(image.shape)) for view in views_of(config, images, generator))
     noise = torch.randn(a.shape, generator=generator).to(a)
     own, other, exact = (LatentZones(x, solver=image.solver, steps=steps) for x, steps in ((a, image.zone_steps), (b, image.zone_steps), (a, 8 * image.zone_steps)))
     z, mine = own.encode(noise=noise, alpha=config.alpha), torch.arange(len(a), device=a.device)
     error = (z - exact.encode(noise=noise, alpha=config.alpha)).norm() / z.norm()
-    return {"view_distance": view_distance(a, b), "arrived": float((other.decode(z) == mine).double().mean()), "solver_error": float(error)}
+    middle = torch.cat([a, b]).mean(0)
+    return {"view_distance": view_distance(a - middle, b - middle), "arrived": float((other.decode(z) == mine).double().mean()), "solver_error": float(error)}
 
 # %% ../../nbs/21_representation.ipynb #d674f5ea
 def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000) -> dict:
@@ -229,11 +229,12 @@ def evaluate_representation(network: LatentZoningNetwork, data: ImageData, confi
     (train, train_labels), (valid, valid_labels), (real, labels) = parts
     found, told = features_of(network, [images for images, _ in parts], config, seed), {}
     figures = {}
-    for kind, (x, x_valid, x_test) in found.items():
+    for kind, features in found.items():
+        x, x_valid, x_test = centred(*features)
         probe = chosen_probe((x, train_labels), (x_valid, valid_labels), (x_test, labels), epochs=config.probe_epochs, seed=seed)
         figures |= {f"probe_{kind}": probe["top1"], f"top5_{kind}": probe["top5"], f"knn_{kind}": accuracy(nearest_class(x, train_labels, x_test).cpu(), labels.cpu())}
         told[f"probe_{kind}"] = told[f"top5_{kind}"] = f"{len(x):,} training features; AdamW, rate {probe['rate']:g} and decay {probe['decay']:g} by {len(x_valid):,} validation images; last of {config.probe_epochs} epochs; {len(x_test):,} images of the {split} split"
-        told[f"knn_{kind}"] = f"20 nearest of {len(x):,} training features by angle, votes exp(cos / 0.07); {len(x_test):,} images of the {split} split"
+        told[f"knn_{kind}"] = f"20 nearest of {len(x):,} training features by angle as seen from their mean, votes exp(cos / 0.07); {len(x_test):,} images of the {split} split"
         if kind in ("backbone", "anchor"): figures |= {f"rank_{kind}": effective_rank(x_test), f"uniformity_{kind}": uniformity(x_test)}
     if config.method == "supervised": figures["accuracy"] = accuracy(in_chunks(network.classifier, found["backbone"][2]).argmax(1).cpu(), labels.cpu())
     else: figures |= judge_alignment(network, real[:config.batch], config, seed)
@@ -241,12 +242,13 @@ def evaluate_representation(network: LatentZoningNetwork, data: ImageData, confi
 
 
 def validate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, seed: int = 0) -> dict[str, float]:
-    "Neighbours on up to 1000 validation images among up to 5000 of training, \"score\"; and, but for a supervised network, how the alignment goes there."
+    "Neighbours of up to 1000 validation images among up to 5000 of training, \"score\"; how the features fill their space; and, but for a supervised network, how the alignment goes there."
     device, image = next(network.parameters()).device, network["image"]
     (train, train_labels), (valid, labels) = (take_up_to(part, limit, device) for part, limit in ((data.train, 5000), (data.valid, 1000)))
-    x, x_valid = (in_chunks(image.encoder.features, images, at_once(image.shape)) for images in (train, valid))
+    x, x_valid = centred(*(in_chunks(image.encoder.features, images, at_once(image.shape)) for images in (train, valid)))
     score = accuracy(nearest_class(x, train_labels, x_valid).cpu(), labels.cpu())
-    return {"knn": score, "score": score} | ({} if config.method == "supervised" else judge_alignment(network, valid[:config.batch], config, seed))
+    filled = {"uniformity": uniformity(x_valid), "rank": effective_rank(x_valid)}
+    return {"knn": score, "score": score} | filled | ({} if config.method == "supervised" else judge_alignment(network, valid[:config.batch], config, seed))
 
 # %% ../../nbs/21_representation.ipynb #cc75d85f
 KINDS = {"backbone": "backbone", "anchor": "anchor", "centre": "latent, α = 0", "latent": "latent", "full": "latent, α = 0, zones of all training images"}
@@ -254,7 +256,7 @@ REPRESENTATION_FIGURES = {
     **{f"probe_{kind}": (f"linear probe, {name}", "{:.2%}") for kind, name in KINDS.items()},
     **{f"knn_{kind}": (f"nearest neighbours, {name}", "{:.2%}") for kind, name in KINDS.items()},
     **{f"top5_{kind}": (f"linear probe, top 5, {name}", "{:.2%}") for kind, name in KINDS.items()},
-    "accuracy": ("accuracy of the classifier", "{:.2%}"), "arrived": ("latents of a view that arrive in the other's zone", "{:.1%}"), "view_distance": ("alignment of the anchors", "{:.3f}"),
+    "accuracy": ("accuracy of the classifier", "{:.2%}"), "arrived": ("latents of a view that arrive in the other's zone", "{:.1%}"), "view_distance": ("squared distance of two views' anchors, at unit length", "{:.3f}"),
     "uniformity_anchor": ("uniformity of the anchors", "{:.2f}"), "uniformity_backbone": ("uniformity of the backbone's features", "{:.2f}"),
     "rank_anchor": ("effective rank of the anchors", "{:.1f}"), "rank_backbone": ("effective rank of the backbone's features", "{:.1f}"),
     "solver_error": ("error of the zones' solver", "{:.1e}"), "wall_seconds": ("training and evaluation [s]", "{:.0f}"),
