@@ -13,7 +13,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from .nets import conv3, group_norm
+from .nets import conv3, group_norm, remembered
 
 # %% ../nbs/04a_backbones.ipynb #ec4972c1
 def even_norm(channels: int, least: int = 1) -> nn.GroupNorm:
@@ -74,6 +74,7 @@ def resnet_trunk(depth: int, stem: str = "imagenet", image_channels: int = 3) ->
     return trunk, width
 
 # %% ../nbs/04a_backbones.ipynb #24138cee
+@remembered
 class ResNetEncoder(BackboneEncoder):
     """Image `[b,c,h,w]` in [-1, 1] to anchor `[b,q]`: ResNet of `depth` 18, 34 or 50 with group norms, mean over pixels, head of `head_layers` linear layers with norms [App. D].
 
@@ -90,8 +91,9 @@ class Headless(nn.Module):
     "A classifier of torchvision without its last linear layer; grey images are shown to it as three equal channels. Images `[b,c,h,w]` to features."
     def __init__(self, network: nn.Module, grey: bool = False):
         super().__init__()
-        name, _ = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)][-1]
-        network.set_submodule(name, nn.Identity())
+        names = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+        if not names: raise ValueError(f"{type(network).__name__} has no linear layer to take off, wanted a classifier that ends in one")
+        network.set_submodule(names[-1], nn.Identity())
         self.network, self.grey = network, grey
 
     def forward(self, x: Tensor) -> Tensor: return self.network(x.expand(-1, 3, -1, -1) if self.grey else x)
@@ -134,6 +136,7 @@ def make_trunk(name: str, channels: int, size: int) -> nn.Module:
     return Headless(get_model(name.removeprefix("torchvision:"), weights=None), channels == 1)
 
 # %% ../nbs/04a_backbones.ipynb #2a2ea028
+@remembered
 def make_encoder(name: str, shape: tuple[int, int, int], latent_dim: int, *, head_layers: int = 1, head_norm: bool = True) -> BackboneEncoder:
     "An encoder of images of `shape` (c, s, s) on the backbone called `name`. `ValueError` for an unknown one, and for one that does not take such images."
     check_backbone(name)

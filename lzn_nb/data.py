@@ -470,20 +470,25 @@ def _load_imagenet(ask: Request) -> ImageData:
         raise FileNotFoundError(f"imagenet: {where}; wanted a folder imagenet with train/ and val/, one folder a class, or the archives {', '.join(archives)}")
     return _load_folder(replace(ask, path=str(folder.absolute())))
 
-
+# %% ../nbs/03_data.ipynb #a1c0f3e1
 def _unpack_imagenet(folder: Path) -> None:
-    "The official archives unpacked by torchvision, which knows their checksums. Raises `OSError` for one that is damaged, or no room."
+    "The official archives unpacked by torchvision, which knows their checksums, beside the place: half of it must not pass for all. Raises `OSError` for one that is damaged, or no room."
     from torchvision.datasets import ImageNet
 
-    for split in ("train", "val"):
-        try:
+    work = folder / ".unpacking"
+    shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
+    work.mkdir()
+    try:
+        for archive in folder.glob("ILSVRC2012_*.tar*"):
+            (work / archive.name).symlink_to(archive.absolute())
+        for split in ("train", "val"):
             if not (folder / split).is_dir():
-                ImageNet(str(folder), split=split)
-        except BaseException as reason:  # Ctrl-C as well: half of it would pass for all
-            shutil.rmtree(folder / split, ignore_errors=True)
-            if not isinstance(reason, (RuntimeError, EOFError)):
-                raise
-            raise OSError(f"imagenet: {folder}: {reason}") from reason
+                ImageNet(str(work), split=split)
+                (work / split).rename(folder / split)
+    except (RuntimeError, EOFError) as reason:
+        raise OSError(f"imagenet: {folder}: {reason}") from reason
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 # %% ../nbs/03_data.ipynb #b74bd66e
 def _order(n: int, batch: int, seed: int, start_step: int) -> Iterator[Tensor]:

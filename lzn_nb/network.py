@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .nets import remembered
 from .rectified_flow import invert, sample
 from .zones import LatentZones, NotFinite
 
@@ -59,6 +60,7 @@ class DataType(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no decoder")
 
 # %% ../nbs/06_network.ipynb #eae967e8
+@remembered
 class LabelType(DataType):
     "Classes: the anchors are a learned matrix `[c,q]`, one zone a class, so that decoding is reading off the zone [§5, App. E]."
     def __init__(self, classes: int, latent_dim: int, zone_steps: int = 10, generator: torch.Generator | None = None):
@@ -93,6 +95,7 @@ def integer_labels(labels, classes: int) -> Tensor:
     return given
 
 # %% ../nbs/06_network.ipynb #baf7005d
+@remembered
 class ImageInput(DataType):
     "Images `[b,c,h,w]` in [-1, 1] and how they come in: their shape is checked, an `encoder` network gives the anchors."
     def __init__(self, encoder: nn.Module | None, decoder: nn.Module | None, shape: tuple[int, int, int], latent_dim: int, *,
@@ -122,6 +125,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tens
     return torch.randn(shape, generator=generator, device=device).to(like)
 
 # %% ../nbs/06_network.ipynb #609e8a62
+@remembered
 class ImageType(ImageInput):
     """Images `[b,c,h,w]` in [-1, 1]: a network gives the anchors, a rectified flow given the latent draws the samples.
 
@@ -229,6 +233,7 @@ class WayOut(WayIn):
         return {other: known[other] if other in known else self[other].decode(z) for other in self[name].condition}
 
 # %% ../nbs/06_network.ipynb #6e44b11c
+@remembered
 class LatentZoningNetwork(WayOut):
     """One latent space, every task a composition of an encoder, zones and a decoder [§2.1, Fig. 1].
 

@@ -73,6 +73,7 @@ def test_own_module_by_a_registered_name(own_names):
     ("got 0, 1, wanted both at least 1", lambda: ResNetEncoder(0)), ("got 3, 0, wanted both", lambda: projection_head(4, 3, 0)),
     ("backbone: got 'resnet19', wanted one of", lambda: make_encoder("resnet19", (3, 32, 32), 8)),
     ("torchvision has no 'resnet19'", lambda: make_encoder("torchvision:resnet19", (3, 32, 32), 8)),
+    ("'torchvision:squeezenet1_0' does not turn .* has no linear layer to take off", lambda: make_encoder("torchvision:squeezenet1_0", (3, 64, 64), 8)),
     ("'torchvision:vit_b_32' does not turn images of .3, 32, 32. into features", lambda: make_encoder("torchvision:vit_b_32", (3, 32, 32), 8)),
     ("image: got torch.float32 of shape .2, 1, 32, 32., wanted floating .b,3,h,w.", lambda: make_encoder("cnn", (3, 32, 32), 8)(images(1))),
     ("image: got torch.int64", lambda: make_encoder("cnn", (3, 32, 32), 8)(images().long())),

@@ -737,6 +737,22 @@ def test_imagenet_from_its_archives_and_from_its_folders(tmp_path, monkeypatch):
     assert torch.equal(again.train[3][0], data.train[3][0]) and "imagenet" in again.describe()
 
 
+def test_imagenet_whose_unpacking_was_killed_begins_anew(tmp_path, monkeypatch):
+    "What a killed process leaves is none of the folders that are looked for, and is cleared away."
+    (folder := tmp_path / "imagenet").mkdir()
+    imagenet_archives(folder)
+    known_archives(monkeypatch, folder)
+    from torchvision.datasets import imagenet
+    kill = lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(imagenet, "parse_val_archive", kill)
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a process that is killed clears nothing away
+        with pytest.raises(KeyboardInterrupt): load_data("imagenet", root=tmp_path)
+    assert (folder / ".unpacking").is_dir() and (folder / "train").is_dir() and not (folder / "val").is_dir()
+    data = load_data("imagenet", root=tmp_path, image_size=10)
+    assert len(data.train) > len(data.test) == 12 and not (folder / ".unpacking").exists()
+
+
 def test_imagenet_that_is_absent_or_damaged_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("LZN_DATA", raising=False)
     with pytest.raises(FileNotFoundError, match="imagenet: no folder to look in; pass root=, or set the environment variable LZN_DATA"): load_data("imagenet")
