@@ -1,5 +1,6 @@
 """From the numbers of a table to Markdown; nothing is measured here."""
 import math
+from collections.abc import Callable
 
 NAMES = {"encode": "latents: `encode`", "alignment": "alignment: `flow` and `alignment_loss`", "every": "`flow`, the loss a mean over all evaluations",
          "euler": "published Euler", "dpm": "published DPM-Solver++", "ours": "ours"}
@@ -248,26 +249,40 @@ def training(result: dict) -> str:
 
 # -- rates -----------------------------------------------------------------------------------------
 
+def spread_of(values: list[float], form: Callable[[float], str]) -> str:
+    "Mean and, of several, standard deviation."
+    mean = sum(values) / len(values)
+    if len(values) == 1: return form(mean)
+    return f"{form(mean)} ± {form(math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)))}"
+
+
 def rates(result: dict) -> str:
     p = result["protocol"]
-    def cell(runs: list[dict], name: str) -> str:
-        values = [run[name] for run in runs]
-        mean = sum(values) / len(values)
-        spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else 0.0
-        return f"{mean:.3f} ± {spread:.3f}" if mean < 0.1 else f"{mean:.2f} ± {spread:.2f}"
-
     names = {"proxy_fid_2": "2 evaluations", "proxy_fid_4": "4", "proxy_fid_8": "8", "proxy_fid_50": "50", "curvature": "curvature", "reconstruction_10": "reconstruction"}
-    rows = [[name, *(cell(runs, key) for key in names)] for name, runs in result["rows"].items()]
+    form = lambda key: "{:.3f}".format if key == "curvature" else "{:.2f}".format
+    rows = [[name, *(spread_of([run[key] for run in runs], form(key)) for key in names)] for name, runs in result["rows"].items()]
     return (f"The generation scenario, preset {p['preset']}, by the ratio of the encoder's learning rate to the decoder's ({p['rate_decoder']:g}): proxy-FID of {p['drawn']:,} drawn images against the *validation* split, curvature of the paths, "
             f"reconstruction of training images in 10 Euler steps each way. {p['data']}; {p['steps']:,} updates of {p['batch']}, latent {p['latent_dim']}, {count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n"
             f"{grid(['ratio', *names.values()], rows)}")
+
+
+# -- study -----------------------------------------------------------------------------------------
+
+def study(result: dict) -> str:
+    p = result["protocol"]
+    names = {"probe_backbone": "probe, backbone", "knn_backbone": "neighbours", "probe_anchor": "probe, anchor", "knn_anchor": "neighbours", "arrived": "arrive", "rank_anchor": "rank of the anchors", "solver_error": "error of the latents"}
+    form = {"rank_anchor": "{:.1f}".format, "solver_error": error}
+    rows = [[name, *(spread_of([run[key] for run in runs], form.get(key, lambda share: f"{100 * share:.2f}")) for key in names)] for name, runs in result["rows"].items()]
+    return (f"The representation scenario, preset {p['preset']}, one setting changed at a time; as it is: α = {p['alpha']:g}, cut-off {p['cutoff']:.0%}, window λ ≤ {p['window']:g}, {p['zone_steps']} evaluations, batch {p['batch']}, latent {p['latent_dim']}. "
+            f"{p['data']}; {p['steps']:,} updates. Linear probe and 20 neighbours (%) on the *validation* split, as seen from the mean of the training features; the share of the latents of {p['batch']} validation images' views that arrive (%); "
+            f"{count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n{grid(['', *names.values()], rows)}")
 
 
 # -- all -------------------------------------------------------------------------------------------
 
 TABLES = {"speed": (speed, "Speed"), "memory": (memory, "Time and memory by batch size"), "accuracy": (accuracy, "Accuracy by evaluation"),
           "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "Updates of the scenarios, and what makes them faster"),
-          "scaling": (scaling, "Updates on one rank and on two"), "rates": (rates, "The learning rate of the encoder")}
+          "scaling": (scaling, "Updates on one rank and on two"), "rates": (rates, "The learning rate of the encoder"), "study": (study, "What matters in latent alignment")}
 
 
 def render(result: dict, title: bool = True) -> str:

@@ -119,7 +119,7 @@ def add_scenario(scenarios, name: str) -> None:
     else: option("--method", choices=["lzn", "simclr", "moco", "supervised"], help="what is minimised: latent alignment (default), or what to compare it with")
     option("--image-size", type=parse_count, metavar="N", help="resize the images to N by N pixels")
     option("--only", metavar="NAME", help="of a folder, the one class (cat) or LSUN category (bedroom) to take")
-    option("--no-hold-out", action="store_true", help="train on all training images, as published; validation then looks at the test split")
+    option("--no-hold-out", action="store_true", help="train on all training images, as published; validation then looks at the test split (of a folder without parts, all look at all images)")
     option("--skip-unreadable", action="store_true", help="leave out the images of a folder that cannot be read")
     option("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     option("--dry-run", action="store_true", help="print what the run would take, size at once, time from a few updates, and write nothing")
@@ -228,8 +228,8 @@ def main(argv: list[str] | None = None) -> int:
         again = shlex.join(["lzn", *argv, *([] if "--resume" in argv else ["--resume"])]) if launched()[1] == 1 else "the same command with --resume"
         before = signal.signal(signal.SIGTERM, terminate) if threading.current_thread() is threading.main_thread() else None  # training has its own way to end
         try: args.run(args)
-        except KeyboardInterrupt: return complain(args, f"interrupted; to go on: {again}", 130)
-        except SystemExit as ended: return complain(args, f"terminated, everything is saved; to go on: {again}", ended.code)
+        except KeyboardInterrupt: return complain(args, "interrupted, nothing was written" if getattr(args, "dry_run", False) else f"interrupted; to go on: {again}", 130)
+        except SystemExit as ended: return complain(args, "terminated, nothing was written" if getattr(args, "dry_run", False) else f"terminated, everything is saved; to go on: {again}", ended.code)
         except FloatingPointError as error: return complain(args, f"{error}. The run so far is in {args.out}", 2)
         except (ValueError, OSError, ImportError, MemoryError) as error: return complain(args, error, 2)
         except RuntimeError as error:

@@ -129,7 +129,7 @@ class Request:
     split_seed: int
     download: bool
     only: str | None = None
-    hold_out: bool = True  # False: a loader of a set without a test part refuses
+    hold_out: bool = True  # False: the training images are left whole
 
 
 LOADERS: dict[str, Callable[[Request], ImageData]] = {}
@@ -152,8 +152,8 @@ def load_data(
     `root`: where MNIST, CIFAR-10 and ImageNet lie (else the environment variable LZN_DATA), where a relative PATH starts.
     `image_size`: resize to squares. `skip_unreadable`: decode a folder's files once and leave out the broken.
     `download`: let torchvision fetch MNIST or CIFAR-10. `only`: of a folder, the one class ("cat" of AFHQ) or LSUN
-    category ("bedroom") to take. `hold_out`: False trains on all images of a set that has a test part; the validation
-    split is then the test split. Raises `ValueError` for a wrong argument or content, `FileNotFoundError` for what is
+    category ("bedroom") to take. `hold_out`: False trains on all images; the validation split is then
+    the test split, and for a folder without parts both are the training images. Raises `ValueError` for a wrong argument or content, `FileNotFoundError` for what is
     not there, `OSError` for an image that cannot be read."""
     known = ", ".join(f'"{kind}{":PATH" * (kind == "folder")}"' for kind in LOADERS)
     kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
@@ -192,10 +192,7 @@ def _divided(
     return [Split(pixels[part], labels[part], top) for part in parts]
 
 
-def _need_test_part(ask: Request) -> None:
-    "For sets without a test part: raises `ValueError` where nothing is to be held out."
-    if not ask.hold_out:
-        raise ValueError(f"hold_out: got False, but {ask.name} has no test part of its own to validate on; wanted True")
+
 
 # %% ../nbs/03_data.ipynb #94cceb3f
 @register("digits")
@@ -203,7 +200,8 @@ def _load_digits(ask: Request) -> ImageData:
     "scikit-learn's digits, 70/10/20 %."
     from sklearn.datasets import load_digits
 
-    _need_test_part(ask)
+    if not ask.hold_out:
+        raise ValueError("hold_out: got False, but digits has no test part of its own to validate on; wanted True")
     raw = load_digits()
     pixels, top = _resized(torch.from_numpy(raw.images).to(torch.uint8)[:, None], ask.image_size, 16)
     splits = _divided(pixels, torch.from_numpy(raw.target).long(), (0.7, 0.1, 0.2), ask.split_seed, top)
@@ -429,8 +427,6 @@ def _load_folder(ask: Request) -> ImageData:
         trouble = "is not a folder" if folder.exists() else "does not exist"
         raise FileNotFoundError(f"data: {ask.name!r} stands for {folder}, which {trouble}; wanted a folder of images")
     parts, classes = _choose(folder, ask.only)
-    if len(parts) == 1:
-        _need_test_part(ask)
     listed = {part: _list_images(where, classes, whole=ask.only is not None) for part, where in parts.items()}
     if ask.skip_unreadable:
         listed = {part: _only_readable(*files) for part, files in listed.items()}
@@ -447,6 +443,8 @@ def _folder_splits(ready: dict[str, tuple[ImageFiles, Tensor]], seed: int, hold_
     "Training, validation and test split out of the parts there are, and how that was done."
     if len(ready) == 3:
         return [Split(*ready[part]) for part in ("train", "val", "test")], "parts as they came"
+    if len(ready) == 1 and not hold_out:
+        return [Split(*ready["train"])] * 3, "nothing held out, validation and test: the training images themselves"
     if len(ready) == 1:
         return _divided(*ready["train"], (0.7, 0.1, 0.2), seed), "stratified 70/10/20 %"
     name = "test" if "test" in ready else "val"

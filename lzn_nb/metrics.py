@@ -160,16 +160,21 @@ class Judge:
     name = "proxy"  # stands before the names of the figures that rest on it
 
     def __init__(self, images: Tensor, labels: Tensor, cache: str | Path | None = CACHE, updates: int = 400):
-        if len(images) != len(labels): raise ValueError(f"labels: got {len(labels)}, wanted {len(images)}, one for each image")
-        task, (seen, told) = "", (as_seen(images), labels.cpu().long())
+        seen = as_seen(images)
+        if not isinstance(labels, Tensor) or labels.shape != (len(images),) or labels.is_floating_point() or (len(labels) and labels.min() < 0):
+            raise ValueError(f"labels: got {f'{labels.dtype} {list(labels.shape)}' if isinstance(labels, Tensor) else type(labels).__name__}, wanted whole numbers ≥ 0, one for each of {len(images)} images")
+        check_count("updates", updates)
+        task, told = "", labels.cpu().long()
         if len(told) and (told == told[0]).all(): task, (seen, told) = ", to tell quarter turns", quarter_turns(seen)
         self.network = kept_judge(seen, told, cache, updates)
         self.description = f"network of 64 features fitted to {len(images):,} training images ({RECIPE}, {updates} updates{task})"
 
     @torch.no_grad()
     def look(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        "Maps `[n,f]` of the middle size (seven channels), features `[n,64]` and logits `[n,classes]` of `images` `[n,c,h,w]`."
-        parts = [self.network(part) for part in as_seen(images).split(500)]
+        "Maps `[n,f]` of the middle size (seven channels), features `[n,64]` and logits `[n,classes]` of `images` `[n,c,h,w]`; `ValueError` for other channels than it was fitted to."
+        seen, channels = as_seen(images), self.network.levels[0][0].in_channels
+        if images.shape[1] != channels: raise ValueError(f"images: got shape {list(images.shape)}, wanted [n,{channels},h,w], as the judge was fitted to")
+        parts = [self.network(part) for part in seen.split(500)]
         return torch.cat([maps[:, :7].flatten(1) for maps, _, _ in parts]), torch.cat([f for _, f, _ in parts]), torch.cat([logits for _, _, logits in parts])
 
     def labels(self, images: Tensor) -> Tensor: return self.look(images)[2].argmax(1)  # the class each looks like, `[n]`
@@ -252,7 +257,7 @@ class Result:
 
 # %% ../nbs/08_metrics.ipynb #21c27b15
 def compare_images(drawn: Tensor, real: Tensor, judge, **protocol) -> list[Result]:
-    """Fréchet distances of features and maps, kernel distance, Inception Score, precision and recall of `drawn` against `real` images `[n,c,h,w]`, by what `judge` sees.
+    """Fréchet distances of features and maps, kernel distances, Inception Score, precision and recall of `drawn` against `real` images `[n,c,h,w]`, by what `judge` sees.
 
     A judge has a `name`, put before the figures' ("": none), a `description` for the protocol, and `look(images)` for maps, features and logits; `protocol` is added to it.
     """
@@ -261,6 +266,7 @@ def compare_images(drawn: Tensor, real: Tensor, judge, **protocol) -> list[Resul
     precision, recall = precision_recall(features, real_features)
     found = {"FID": frechet_distance(features, real_features), "sFID": frechet_distance(maps, real_maps), "KID": kernel_distance(features, real_features),
              "IS": inception_score(logits), "precision": precision, "recall": recall}
+    if judge.name: found["CMMD"] = clip_distance(features, real_features)  # without a name: of CLIP, elsewhere
     return [Result(f"{judge.name}-{name}" if judge.name else name, value, said) for name, value in found.items()]
 
 # %% ../nbs/08_metrics.ipynb #d2ae0120

@@ -120,7 +120,7 @@ def sample(decoder: Callable, x0: Tensor, *, steps: int | str = 20, t_min: float
            progress: bool = False, tell: Callable[[int, int], None] | None = None, **given) -> Tensor:
     """Images `[b,…]` from noise `x0` of that shape: the decoder's flow from t_min to 1; `given` goes to the decoder.
 
-    `steps` evaluations (Euler), or "rk45": as many as an error of `tol` takes. `chunk` images at a time (None: all); `progress` shows a bar;
+    `steps` evaluations (Euler), or "rk45": as many as an error of `tol` takes. `chunk` images at a time (None: all), which share RK45's steps; `progress` shows a bar;
     `tell` is called with the evaluations and images of each chunk. `ValueError` for arguments out of range.
     """
     check_t_min(t_min)
@@ -160,6 +160,7 @@ def curvature(decoder: Callable, x0: Tensor, *, steps: int = 100, t_min: float =
     `chunk` images at a time (None: all); `given` goes to the decoder. `ValueError` for arguments out of range.
     """
     check_t_min(t_min)
+    if not len(x0): raise ValueError("x0: got no noise, wanted at least one image's")
     def turning(x: Tensor, done: Callable, **part) -> tuple[Tensor, int]:
         whole = bent = 0.0  # mean of the velocities met so far, which at the end is the straight line's, and squares about it
         for k, (_, _, v) in enumerate(euler_steps(lambda x, t: ask(decoder, x, t, **part), x, t_min, 1.0, steps), 1):

@@ -12,13 +12,15 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import accuracy, full_set, gpu, memory, process, rates, report, scaling, speed, training
+from benchmarks import accuracy, full_set, gpu, memory, process, rates, report, scaling, speed, study, training
 from benchmarks.candidates import CANDIDATES, make_question, prepared
 from lzn_nb.data import load_data
+from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS
+from lzn_nb.training import get_preset
 from lzn_nb.zones import LatentZones
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling, "rates": rates}
+MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling, "rates": rates, "study": study}
 
 
 @pytest.fixture
@@ -186,6 +188,16 @@ def test_rates():
     text = well_formed(result)
     assert list(result["rows"]) == ["no zones", "0.25"] and all(len(runs) == 2 and runs[0] != runs[1] for runs in result["rows"].values())
     assert "validation" in text and "2 seeds" in text
+
+
+def test_study():
+    "Each setting is a change that the configuration knows; batches of other sizes see as many images."
+    result = measure("study")
+    text = well_formed(result)
+    assert list(result["rows"]) == list(command.TINY["study"]["settings"]) and all(len(runs) == 2 and runs[0] != runs[1] for runs in result["rows"].values())
+    assert "validation" in text and "2 seeds" in text and "SimCLR, temperature 0.2" in text
+    for name, changes in study.SETTINGS.items(): get_preset(REPRESENTATION_PRESETS, "cpu", **{**changes, "steps": 100})
+    assert all(64 * study.SETTINGS[name]["steps"] * 4 == 1024 for name in ["batch 64, as many images"]) and 1024 * study.SETTINGS["batch 1,024, as many images"]["steps"] == 256
 
 
 def test_rate_and_fixed_time_of_two_timings():

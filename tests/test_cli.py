@@ -313,13 +313,28 @@ def test_a_plan_says_how_large_it_is_before_it_tries(tmp_path, capsys, monkeypat
 
 
 def test_the_size_of_the_published_run_is_known_without_trying(capsys, monkeypatch):
-    "It would need hundreds of gigabytes; to know that takes seconds and next to no memory."
+    "It would need hundreds of gigabytes; to know that takes seconds and next to no memory, and then it is not tried."
     def tried(*arguments, **options): raise KeyboardInterrupt
 
     monkeypatch.setattr(base, "make_trainer", tried)
-    assert main(["joint", "--preset", "paper", "--image-size", "32", "--set", "batch=1000", "--dry-run"]) == 130
-    rows = dict(line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines()[2:-1])
+    monkeypatch.setattr(base, "free_memory", lambda device: 20e9)
+    asked = ["joint", "--preset", "paper", "--image-size", "32", "--set", "batch=1000", "--dry-run"]
+    assert main(asked) == 0
+    out = capsys.readouterr().out
+    rows = dict(line.strip("| ").split(" | ") for line in out.splitlines() if line.startswith("| ") and "---" not in line)
     assert float(rows["activations, zones, gradients [MB]"].replace(",", "")) > 50_000 and int(rows["parameters of decoder"].replace(",", "")) > 50_000_000
+    assert rows["updates were not tried"].endswith("20.0 GB are free on cpu") and "update [s]" not in rows
+    monkeypatch.setattr(base, "free_memory", lambda device: 1e15)
+    assert main(asked) == 130 and "interrupted, nothing was written" in capsys.readouterr().err
+
+
+def test_a_plan_that_is_ended_has_nothing_to_go_on_with(capsys, monkeypatch):
+    def ended(*arguments, **options): raise SystemExit(143)
+
+    monkeypatch.setattr(base, "plan_run", ended)
+    assert main(["joint", "--preset", "tiny", "--dry-run", "--quiet"]) == 143
+    told = capsys.readouterr().err
+    assert "terminated, nothing was written" in told and "--resume" not in told
 
 
 def test_zones_in_a_baseline_without(capsys, tmp_path):

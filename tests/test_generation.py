@@ -10,7 +10,7 @@ from lzn_nb.cli import main
 from lzn_nb.data import load_data
 from lzn_nb.network import LatentZoningNetwork
 from lzn_nb.scenarios import base
-from lzn_nb.scenarios.generation import (FEW_STEPS, GENERATION, GENERATION_PRESETS, GenerationConfig, draw_images, evaluate_generation, generation_components, generation_losses,
+from lzn_nb.scenarios.generation import (first_batch, FEW_STEPS, GENERATION, GENERATION_PRESETS, GenerationConfig, draw_images, evaluate_generation, generation_components, generation_losses,
                                          generation_network, judge_paths, judge_reconstruction, load_generation, prior_draws, run_generation, straight_from,
                                          validate_generation)
 from lzn_nb.training import get_preset
@@ -92,11 +92,34 @@ def test_reconstruction_is_exact_where_nothing_moves():
     assert judge_reconstruction(network, images, dataclasses.replace(TINY, pure=True), 0).value == pytest.approx(float(images.flatten(1).norm(dim=1).mean()), rel=0.05)
 
 
+def test_reconstructions_are_of_the_same_images_for_every_seed():
+    "The first batch of the whole training split in the order of seed 0, as published; and zones among as many as are asked for."
+    data, network, seen = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval(), []
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))[:TINY.batch]
+    assert torch.equal(first_batch(data, TINY.batch), data.train.images[order])
+    from lzn_nb.scenarios import generation
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generation, "judge_reconstruction", lambda network, images, **_: seen.append(images) or judge_reconstruction(network, images, TINY, 0, steps=2))
+        for seed in (0, 1): evaluate_generation(network, data, TINY, seed=seed, limit=100)
+    assert torch.equal(seen[0], first_batch(data, TINY.batch)) and torch.equal(seen[0], seen[3]) and len(seen) == 6
+    whole, apart = (judge_reconstruction(network, seen[0], dataclasses.replace(TINY, together=k), 0, steps=4) for k in (0, 16))
+    assert whole.value != apart.value and "among 64 of them, Adams, 4 evaluations" in whole.row()["protocol"] and "among 16 of them" in apart.row()["protocol"]
+
+
+def test_the_evaluation_tells_what_it_is_at(capsys):
+    data, network = load_data("digits"), generation_network(TINY, (1, 8, 8)).eval()
+    evaluate_generation(network, data, TINY, limit=60, progress=True)
+    told = capsys.readouterr().err
+    assert "measuring: 100 drawn images" in told and "measuring: reconstructions" in told
+    evaluate_generation(network, data, TINY, limit=60)
+    assert not capsys.readouterr().err
+
+
 def test_figures_are_the_same_twice_and_of_the_split_asked_for():
     data, network = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval()
     a, b = (evaluate_generation(network, data, TINY, seed=1) for _ in range(2))
     assert a == b and (told := a.pop("protocols")).keys() == a.keys() and all(math.isfinite(value) for value in a.values())
-    assert {*FEW_STEPS, "proxy_fid", "proxy_sfid", "proxy_kid", "proxy_is", "proxy_precision", "proxy_recall", "evaluations", "curvature", "reconstruction", "reconstruction_10", "reconstruction_test"} <= a.keys()
+    assert {*FEW_STEPS, "proxy_fid", "proxy_sfid", "proxy_kid", "proxy_is", "proxy_precision", "proxy_recall", "proxy_cmmd", "evaluations", "curvature", "reconstruction", "reconstruction_10", "reconstruction_test"} <= a.keys()
     assert not {name for name in a if name.startswith(("fid", "is", "kid"))}  # what rests on no Inception has another name
     assert "drawn 100, real 359" in told["proxy_fid_4"] and "Euler, 4 evaluations" in told["proxy_fid_4"] and "RK45, tolerance 0.3" in told["proxy_fid"]
     assert evaluate_generation(network, data, TINY, split="valid", seed=1)["proxy_fid"] != a["proxy_fid"]

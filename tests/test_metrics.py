@@ -192,7 +192,7 @@ def test_judge_of_images_of_one_kind(digits):
     unseen = digits.valid.tensors()[0]
     turned = [float((judge.labels(unseen.rot90(k, (2, 3))) == k).float().mean()) for k in range(4)]
     assert min(turned) > 0.7 and "quarter turns" in judge.description, turned
-    with pytest.raises(ValueError, match=r"images: got \[8, 6\] pixels, wanted squares"): Judge(images[:, :, :, :6], torch.zeros(len(images)), cache=None)
+    with pytest.raises(ValueError, match=r"images: got \[8, 6\] pixels, wanted squares"): Judge(images[:, :, :, :6], torch.zeros(len(images), dtype=torch.long), cache=None)
 
 
 def test_judge_sees_large_images_from_afar():
@@ -377,10 +377,21 @@ def test_features_that_cannot_be_compared_are_refused(measure):
     with pytest.raises(ValueError, match="rows hold NaN"): measure(normal(10, 4), normal(10, 4) / 0)
 
 
+@pytest.mark.parametrize("call, what", [
+    (lambda images, labels: Judge(images, labels.float(), cache=None), r"labels: got torch.float32 \[20\], wanted whole numbers"), (lambda images, labels: Judge(images, labels - 5, cache=None), "labels: got"),
+    (lambda images, labels: Judge(images, labels[:9], cache=None), r"labels: got torch.int64 \[9\], .*one for each of 20 images"), (lambda images, labels: Judge(images, labels, cache=None, updates=0), "updates: got 0"),
+    (lambda images, labels: compare_images(images.expand(-1, 3, -1, -1), images, Judge(images, labels, cache=None, updates=1)), r"images: got shape \[20, 3, 8, 8\], wanted \[n,1,h,w\]")])
+def test_what_a_judge_cannot_take_is_named(digits, call, what):
+    with pytest.raises(ValueError, match=what): call(digits.train.images[:20], torch.arange(20) % 4)
+
+
 def test_comparison_says_by_what_and_how(digits, judge):
     drawn, real = digits.valid.tensors()[0], digits.train.tensors()[0]
     results = compare_images(drawn, real, judge, evaluations=8)
-    assert [result.name for result in results] == [f"proxy-{name}" for name in ("FID", "sFID", "KID", "IS", "precision", "recall")]
+    assert [result.name for result in results] == [f"proxy-{name}" for name in ("FID", "sFID", "KID", "IS", "precision", "recall", "CMMD")]
+    assert results[-1].value == clip_distance(judge.features(drawn), judge.features(real))
+    judge_without_name = type("Named", (), {"name": "", "description": "other features", "look": judge.look})()
+    assert "CMMD" not in [result.name for result in compare_images(drawn, real, judge_without_name)]  # that is CLIP's
     assert results[0].value == frechet_distance(judge.features(drawn), judge.features(real))
     assert str(results[0]).startswith("| proxy-FID | ") and "drawn 180, real 1,258" in str(results[0]) and "evaluations 8" in str(results[0])
 

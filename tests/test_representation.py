@@ -56,6 +56,20 @@ def test_each_image_has_a_draw_of_its_own():
     assert len(a.flatten(1).unique(dim=0)) == 16
 
 
+def test_views_may_be_smaller_than_images_and_their_middle_is_judged(digits):
+    "The network takes views, features are those of the middle, a plan and training see the same shapes."
+    config = settings(view_size=6)
+    network, images = representation_network(config, digits.shape, 10).eval(), digits.train.images[:30]
+    assert network["image"].shape == (1, 6, 6) and all(view.shape == (30, 1, 6, 6) for view in views_of(config, images, seeded(0)))
+    assert views_of(config, images.to("meta"), seeded(0))[0].shape == (30, 1, 6, 6)
+    (found,) = features_of(network, [images], config, zones=False)["backbone"]
+    with torch.no_grad(): assert torch.equal(found, network["image"].encoder.features(images[:, :, 1:7, 1:7]))
+    losses(config, network.train(), images, torch.zeros(30, dtype=torch.long))["loss"].backward()
+    figures = evaluate_representation(network, digits, dataclasses.replace(config, probe_epochs=1), limit=60)
+    assert figures["knn_backbone"] > 0.1 and REPRESENTATION.samples(network, digits, seeded(0)).axes
+    with pytest.raises(ValueError, match="view_size: got 9, but the images have 8 pixels; wanted at most as many"): representation_network(settings(view_size=9), digits.shape, 10)
+
+
 # -- losses -----------------------------------------------------------------------------------
 def test_the_loss_is_alignment_of_one_view_to_the_other():
     "One direction and both, by the public function."

@@ -22,7 +22,7 @@ from ..metrics import (Judge, accuracy, class_entropy, frechet_distance, gaussia
 from ..network import LabelType, LatentZoningNetwork
 from ..parallel import gather_rows
 from ..plots import confusion_table, embedding_map, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_latents, draws_like, flow_errors, image_type, in_chunks, load, make_trainer, mirrored, plan, results_table, run, take_up_to
+from .base import ImageConfig, Run, Scenario, batch_latents, draws_like, flow_errors, image_type, in_chunks, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
@@ -113,17 +113,19 @@ def judge_zones(network: LatentZoningNetwork, train: tuple[Tensor, Tensor], test
 
 # %% ../../nbs/22_joint.ipynb #ef0c07e3
 def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointConfig, *, split: str = "test", seed: int = 0,
-                   drawn: int = 1000, limit: int = 10_000) -> dict[str, float]:
+                   drawn: int = 1000, limit: int = 10_000, progress: bool = False) -> dict[str, float]:
     """Figures of a trained network on a `split` ("valid" for choosing, "test" once), from at most `limit` training images.
 
     `drawn` images for each figure of drawing; all draws from `seed`.
     """
-    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
+    device, generator, tell = next(network.parameters()).device, torch.Generator().manual_seed(seed), telling(progress)
     train, test = [take_up_to(part, limit, device) for part in (data.train, getattr(data, split))]
     judge = Judge(*train)
     figures = {"judge_accuracy": accuracy(judge.labels(test[0]), test[1])}
     steps = (4, config.sample_steps)
+    tell(f"{drawn:,} drawn images for each figure of drawing")
     figures |= judge_drawing(network, judge, test[0], generator, drawn, steps, prior=config.zones)
+    tell("classes and reconstructions")
     if config.zones: figures |= judge_zones(network, train, test, generator)
     images, labels = test[0][:500], test[1][:500]
     z = network.latents("image", images, generator=generator) if config.zones else images.new_zeros(len(images), 0)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['METHODS', 'REPRESENTATION_PRESETS', 'KINDS', 'REPRESENTATION_FIGURES', 'REPRESENTATION', 'run_representation',
            'plan_representation', 'load_representation', 'representation_trainer', 'RepresentationConfig',
-           'check_representation', 'views_of', 'aligned', 'lzn_losses', 'Keys', 'contrast_loss', 'anchors_of_batch',
-           'simclr_losses', 'moco_losses', 'supervised_losses', 'representation_losses', 'representation_network',
-           'representation_components', 'zoned', 'features_of', 'judge_alignment', 'evaluate_representation',
-           'validate_representation', 'representation_samples', 'representation_pictures']
+           'check_representation', 'views_of', 'middle_of', 'aligned', 'lzn_losses', 'Keys', 'contrast_loss',
+           'anchors_of_batch', 'simclr_losses', 'moco_losses', 'supervised_losses', 'representation_losses',
+           'representation_network', 'representation_components', 'zoned', 'features_of', 'judge_alignment',
+           'evaluate_representation', 'validate_representation', 'representation_samples', 'representation_pictures']
 
 # %% ../../nbs/21_representation.ipynb #eea193f2
 import copy
@@ -27,7 +27,7 @@ from ..network import ImageInput, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
 from ..plots import embedding_map, image_grid
 from ..representation_metrics import centred, chosen_probe, effective_rank, nearest_class, uniformity, view_distance
-from .base import Run, Scenario, at_once, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to
+from .base import Run, Scenario, at_once, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to, telling
 from ..training import Component, TrainConfig
 from ..zones import LatentZones
 
@@ -43,6 +43,7 @@ class RepresentationConfig(TrainConfig):
     rate: float = 1e-3                    # learning rate
     strength: float = 1.0                 # of the augmentation, from 0 (only flips) to 1 (the usual recipe)
     flip: bool = False                    # mirror views at random
+    view_size: int = 0                    # pixels of a view, and of what is cut from the middle to be judged; 0: those of the images
     alpha: float = 0.45                   # lzn: noise scale of the latents
     cutoff: float = 0.2                   # lzn: early steps left out of the alignment
     log_alignment: bool = True            # lzn: log-probabilities, as published (False: probabilities)
@@ -76,10 +77,18 @@ def check_representation(config: RepresentationConfig) -> None:
 # %% ../../nbs/21_representation.ipynb #6b0f70bf
 def views_of(config: RepresentationConfig, images: Tensor, generator: torch.Generator, n: int | None = None) -> tuple[Tensor, Tensor]:
     "Two views of each of `images` `[b,c,s,s]`, which are a batch, or this rank's share of one of `n`."
-    if images.is_meta: return images, images  # a plan needs no views
+    if images.is_meta: return (middle_of(images, config.view_size),) * 2  # a plan needs no views
     seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-    views = two_views(images.shape[-1], channels=images.shape[1], strength=config.strength, flip=config.flip)
+    views = two_views(config.view_size or images.shape[-1], channels=images.shape[1], strength=config.strength, flip=config.flip)
     return views(images, seed=seed, rows=own_rows(torch.arange(n)) if n else None, of=n)
+
+
+def middle_of(images: Tensor, view: int = 0) -> Tensor:
+    "What is judged of `images` `[b,c,s,s]`: as many pixels as a `view` has (0: all). `ValueError` where there are fewer."
+    size, view = images.shape[-1], view or images.shape[-1]
+    if view > size: raise ValueError(f"view_size: got {view}, but the images have {size} pixels; wanted at most as many, or 0")
+    first = (size - view) // 2
+    return images[..., first:first + view, first:first + view]
 
 # %% ../../nbs/21_representation.ipynb #891e4227
 def aligned(config: RepresentationConfig, own: LatentZones, other: LatentZones, mine: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +181,7 @@ REPRESENTATION_PRESETS = {
 # %% ../../nbs/21_representation.ipynb #32434834
 def representation_network(config: RepresentationConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
     "An untrained encoder of images of `shape` (c, s, s), its weights drawn from `seed` and the same for all methods; with what its method needs besides."
+    shape = tuple(middle_of(torch.empty(shape, device="meta"), config.view_size).shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = make_encoder(config.backbone, shape, config.latent_dim, head_layers=config.head_layers, head_norm=config.head_norm)
@@ -196,13 +206,14 @@ def zoned(image: ImageInput, anchors: Tensor, batch: int, alpha: float, generato
 
 
 @torch.no_grad()
-def features_of(network: LatentZoningNetwork, splits: list[Tensor], config: RepresentationConfig, seed: int = 0) -> dict[str, list[Tensor]]:
-    "Features of the images `[n,c,s,s]` of several `splits`, the first of which is the training split, by kind; of a supervised network the backbone's alone."
+def features_of(network: LatentZoningNetwork, splits: list[Tensor], config: RepresentationConfig, seed: int = 0, zones: bool = True) -> dict[str, list[Tensor]]:
+    "Features of the images `[n,c,s,s]` of several `splits`, the first of which is the training split, by kind (`zones`: latents, too); of a supervised network the backbone's alone."
     image, generator = network["image"], torch.Generator().manual_seed(seed)
     chunk = at_once(image.shape)
-    found = {"backbone": [in_chunks(image.encoder.features, images, chunk) for images in splits]}
+    found = {"backbone": [in_chunks(image.encoder.features, middle_of(images, image.shape[-1]), chunk) for images in splits]}
     if config.method == "supervised": return found
     anchors = found["anchor"] = [in_chunks(image.encoder.head, features, 1000) for features in found["backbone"]]
+    if not zones: return found
     found["centre"] = [zoned(image, part, config.batch, 0.0, generator) for part in anchors]
     found["latent"] = [zoned(image, part, config.batch, config.alpha, generator) for part in anchors]
     everybody = LatentZones(anchors[0], solver=image.solver, steps=image.zone_steps)
@@ -222,15 +233,17 @@ def judge_alignment(network: LatentZoningNetwork, images: Tensor, config: Repres
     return {"view_distance": view_distance(a - middle, b - middle), "arrived": float((other.decode(z) == mine).double().mean()), "solver_error": float(error)}
 
 # %% ../../nbs/21_representation.ipynb #d674f5ea
-def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000) -> dict:
+def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000, progress: bool = False) -> dict:
     "Figures of a trained network on a `split` (\"valid\" for choosing: then the probe's own settings are chosen on it, too), from at most `limit` images of each; under \"protocols\", how each was measured."
-    device = next(network.parameters()).device
+    device, tell = next(network.parameters()).device, telling(progress)
     parts = [take_up_to(part, limit, device) for part in (data.train, data.valid, getattr(data, split))]
+    tell("features of all kinds")
     (train, train_labels), (valid, valid_labels), (real, labels) = parts
     found, told = features_of(network, [images for images, _ in parts], config, seed), {}
     figures = {}
     for kind, features in found.items():
         x, x_valid, x_test = centred(*features)
+        tell(f"{KINDS[kind]}: probe and neighbours")
         probe = chosen_probe((x, train_labels), (x_valid, valid_labels), (x_test, labels), epochs=config.probe_epochs, seed=seed)
         figures |= {f"probe_{kind}": probe["top1"], f"top5_{kind}": probe["top5"], f"knn_{kind}": accuracy(nearest_class(x, train_labels, x_test).cpu(), labels.cpu())}
         told[f"probe_{kind}"] = told[f"top5_{kind}"] = f"{len(x):,} training features; AdamW, rate {probe['rate']:g} and decay {probe['decay']:g} by {len(x_valid):,} validation images; last of {config.probe_epochs} epochs; {len(x_test):,} images of the {split} split"
@@ -245,7 +258,7 @@ def validate_representation(network: LatentZoningNetwork, data: ImageData, confi
     "Neighbours of up to 1000 validation images among up to 5000 of training, \"score\"; how the features fill their space; and, but for a supervised network, how the alignment goes there."
     device, image = next(network.parameters()).device, network["image"]
     (train, train_labels), (valid, labels) = (take_up_to(part, limit, device) for part, limit in ((data.train, 5000), (data.valid, 1000)))
-    x, x_valid = centred(*(in_chunks(image.encoder.features, images, at_once(image.shape)) for images in (train, valid)))
+    x, x_valid = centred(*features_of(network, [train, valid], config, seed, zones=False)["backbone"])
     score = accuracy(nearest_class(x, train_labels, x_valid).cpu(), labels.cpu())
     filled = {"uniformity": uniformity(x_valid), "rank": effective_rank(x_valid)}
     return {"knn": score, "score": score} | filled | ({} if config.method == "supervised" else judge_alignment(network, valid[:config.batch], config, seed))
@@ -267,7 +280,7 @@ REPRESENTATION_FIGURES = {
 def representation_samples(network: LatentZoningNetwork, data: ImageData, generator: torch.Generator, rows: int = 8):
     "Validation images, and beside each the five training images with the nearest features."
     device, image = next(network.parameters()).device, network["image"]
-    (train, _), (valid, _) = (take_up_to(part, limit, device) for part, limit in ((data.train, 2000), (data.valid, rows)))
+    train, valid = (middle_of(take_up_to(part, limit, device)[0], image.shape[-1]) for part, limit in ((data.train, 2000), (data.valid, rows)))
     x, x_valid = (F.normalize(in_chunks(image.encoder.features, images, at_once(image.shape)), dim=1) for images in (train, valid))
     near = (x_valid @ x.T).topk(5, 1).indices
     return image_grid(torch.cat([torch.cat([valid[k:k + 1], train[near[k]]]) for k in range(len(valid))]), 6)
@@ -277,7 +290,7 @@ def representation_pictures(done: Run, seed: int = 0) -> dict:
     "The pictures of a run, by title: what lies near what, and the plane of most variance of the features."
     network, data = done.network, done.data
     images, labels = take_up_to(data.test, 1000, next(network.parameters()).device)
-    x = in_chunks(network["image"].encoder.features, images, at_once(network["image"].shape))
+    x = in_chunks(network["image"].encoder.features, middle_of(images, network["image"].shape[-1]), at_once(network["image"].shape))
     return {"validation images, and the training images with the nearest features": representation_samples(network, data, torch.Generator().manual_seed(seed)),
             "features of the test images": embedding_map(x, labels, data.classes)}
 
