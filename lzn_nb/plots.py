@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKS', 'STYLE', 'figure_png', 'new_figure', 'as_text', 'mosaic', 'image_grid', 'training_curves',
-           'gaussian_check', 'principal_plane', 'embedding_map', 'check_labels', 'confusion_table', 'table_cells',
-           'markdown_table', 'html_table', 'report_part', 'write_report']
+           'gaussian_check', 'principal_axes', 'principal_plane', 'embedding_map', 'check_labels', 'confusion_table',
+           'table_cells', 'markdown_table', 'html_table', 'report_part', 'write_report']
 
 # %% ../nbs/09_plots.ipynb #57944a39
 import base64
@@ -114,15 +114,20 @@ COLOURS = ["#332288", "#CC6677", "#117733", "#AA4499", "#44AA99", "#882255", "#8
 MARKS = "osD^v<>PX*"
 
 
-def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
-    "Coordinates `[n,2]` of `points` `[n,q]` in the plane of most variance, and the shares `[2]` of variance of its axes."
+def principal_axes(points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    "Mean `[q]` of `points` `[n,q]`, directions `[2,q]` of most variance (one of a line is 0), and their shares `[2]` of it. `ValueError` unless there are two finite points."
     x = points.detach().cpu().double()
     if x.ndim != 2 or len(x) < 2 or not x.isfinite().all(): raise ValueError(f"points: got shape {list(x.shape)}, wanted [n,q], n ≥ 2, finite numbers")
     _, values, axes = torch.linalg.svd(x - x.mean(0), full_matrices=False)
     axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()  # a direction has two signs; take one
-    plane, share = (x - x.mean(0)) @ axes[:2].T, values.square() / values.square().sum().clamp_min(1e-300)
-    missing = 2 - plane.shape[1]  # one coordinate: draw it on a line
-    return torch.nn.functional.pad(plane, (0, missing)), torch.nn.functional.pad(share[:2], (0, missing))
+    share, missing = values.square() / values.square().sum().clamp_min(1e-300), max(0, 2 - len(axes))
+    return x.mean(0), torch.nn.functional.pad(axes[:2], (0, 0, 0, missing)), torch.nn.functional.pad(share[:2], (0, missing))
+
+
+def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
+    "Coordinates `[n,2]` of `points` `[n,q]` in the plane of most variance, and the shares `[2]` of variance of its axes."
+    mean, axes, share = principal_axes(points)
+    return (points.detach().cpu().double() - mean) @ axes.T, share
 
 # %% ../nbs/09_plots.ipynb #8c133002
 def embedding_map(points: Tensor, labels: Tensor, classes: Sequence[str]):

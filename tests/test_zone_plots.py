@@ -1,0 +1,178 @@
+"""Zones drawn: states are what the flow says, figures show the state, and both kinds show the same."""
+import base64
+import builtins
+import io
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lzn_nb.plots import figure_png
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, draw_assignment, draw_paths, draw_zones, first_counted, map_picture, owners, paths_back, paths_forward, plane_of,
+                               plotly_assignment, plotly_paths, plotly_zones, zone_colours, zone_map)
+from lzn_nb.zones import LatentZones
+
+
+def seeded(seed=0): return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0): return torch.randn(*shape, generator=seeded(seed))
+
+
+@pytest.fixture(scope="module")
+def zones(): return LatentZones(1.5 * normal(5, 2), steps=20)
+
+
+# -- planes -------------------------------------------------------------------------------------
+@given(st.integers(3, 9), st.integers(0, 99))
+@settings(max_examples=20, deadline=None)
+def test_a_plane_has_right_angles_and_its_points_are_their_own_shadows(q, seed):
+    plane, uv = plane_of(normal(12, q, seed=seed), through=normal(q, seed=seed + 1)), normal(7, 2, seed=seed + 2)
+    assert torch.allclose(plane.axes @ plane.axes.T, torch.eye(2), atol=1e-5) and torch.allclose(plane.shadow(plane.points(uv)), uv, atol=1e-4)
+
+
+def test_the_plane_of_two_dimensions_is_not_turned_and_lines_span_none():
+    assert torch.equal(plane_of(normal(9, 2)).axes, torch.eye(2)) and torch.equal(plane_of(normal(9, 2)).origin, torch.zeros(2))
+    with pytest.raises(ValueError, match="points: got 4 that lie on a line"): plane_of(torch.arange(4.0)[:, None] * torch.ones(3))
+    with pytest.raises(ValueError, match="points: got 1 dimension, wanted at least 2"): plane_of(normal(4, 1))
+
+
+# -- maps ---------------------------------------------------------------------------------------
+def test_a_map_says_of_each_point_what_the_zones_say(zones):
+    state = zone_map(zones, half=3.0, side=31, time=0.5, latents=(z := normal(9, 2)))
+    line = torch.linspace(-3, 3, 31)
+    for row, column in ((0, 0), (3, 20), (30, 7), (15, 15)):
+        point = torch.tensor([[line[column], line[row]]])
+        owner, probability = owners(zones, point, 0.5)
+        assert int(state.owner[row, column]) == int(zones.decode(point)) == int(owner) and torch.allclose(state.probability[row, column], probability[0], atol=1e-5)
+    assert torch.equal(state.belong, zones.decode(z)) and torch.equal(state.latents, z) and torch.allclose(state.anchors, zones.anchors)
+
+
+def test_of_two_anchors_the_border_is_the_middle_and_the_probability_known():
+    "Theorem 1 for two anchors ±a on an axis: the sign of the coordinate decides; at λ = 0 both are as likely."
+    zones = LatentZones(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]), steps=20)
+    state = zone_map(zones, half=2.0, side=40)
+    assert (state.owner[:, :20] == 1).all() and (state.owner[:, 20:] == 0).all()
+    assert torch.allclose(state.probability, state.probability.flip(1), atol=1e-5) and torch.allclose(state.probability, state.probability[:1].expand(40, -1), atol=1e-5)
+    assert torch.allclose(owners(zones, normal(5, 2), 0.0)[1], torch.full((5,), 0.5)) and torch.equal(owners(zones, normal(5, 2), 1.0)[1], torch.ones(5))
+
+
+def test_probability_grows_with_time(zones):
+    means = [float(zone_map(zones, side=30, time=time).probability.mean()) for time in (0.0, 0.3, 0.6, 0.9, 1.0)]
+    assert means == sorted(means) and means[0] == pytest.approx(0.2, abs=1e-6) and means[-1] == 1
+
+
+def test_weights_and_the_published_solver(zones):
+    weighted = LatentZones(zones.anchors, torch.tensor([0.0, 1, 1, 1, 7]), solver="euler", steps=20)
+    state = zone_map(weighted, side=40)
+    assert 0 not in state.owner and float((state.owner == 4).float().mean()) > float((zone_map(zones, side=40).owner == 4).float().mean())
+    assert torch.allclose(owners(weighted, normal(3, 2), 0.0)[1], weighted.log_weights.exp()[weighted.decode(normal(3, 2))])
+
+
+def test_a_slice_is_made_of_points_of_the_space():
+    zones = LatentZones(normal(8, 6), steps=10)
+    plane = plane_of(zones.anchors, through=normal(6, seed=5))
+    state = zone_map(zones, plane=plane, half=2.0, side=11)
+    assert int(state.owner[2, 9]) == int(zones.decode(plane.points(torch.tensor([[-2 + 0.4 * 9, -2 + 0.4 * 2]])).float()))
+
+
+def test_the_picture_has_borders_and_stands_upright(zones):
+    state = zone_map(zones, side=50, time=1.0)
+    picture, colours = map_picture(state), zone_colours(5)
+    assert picture.shape == (50, 50, 3) and 0 <= picture.min() and picture.max() <= 1
+    at = lambda row, column: picture[49 - row, column]
+    for row, column in ((0, 0), (49, 0), (49, 49), (0, 49)): assert torch.allclose(at(row, column), 1 - 0.72 * (1 - colours[state.owner[row, column]]), atol=1e-5) or torch.allclose(at(row, column), torch.tensor(0.35))
+    borders = (picture == 0.35).all(2).float().mean()
+    assert 0.02 < borders < 0.4
+
+
+def test_both_kinds_show_the_state(zones):
+    state = zone_map(zones, side=24, latents=normal(7, 2))
+    figure = plotly_zones(state, "zones")
+    latents, anchors = figure.data
+    assert torch.allclose(torch.tensor([anchors.x, anchors.y]).T, state.anchors) and torch.allclose(torch.tensor([latents.x, latents.y]).T, state.latents) and list(latents.customdata) == state.belong.tolist()
+    picture = Image.open(io.BytesIO(base64.b64decode(figure.layout.images[0].source.split(",")[1])))
+    assert picture.size == (24, 24) and picture.getpixel((0, 0)) == tuple((255 * map_picture(state)[0, 0]).round().int().tolist())
+    assert figure_png(draw_zones(state, "zones")) == figure_png(draw_zones(state, "zones")) != figure_png(draw_zones(zone_map(zones, side=24, time=0.1, latents=normal(7, 2)), "zones"))
+
+
+@pytest.mark.parametrize("n", [1, 10, 11, 300])
+def test_colours_are_different(n): assert len(zone_colours(n).unique(dim=0)) == n and 0 <= zone_colours(n).min() and zone_colours(n).max() <= 1
+
+
+# -- ways ---------------------------------------------------------------------------------------
+def test_straight_lines_between_known_times():
+    times, positions = torch.tensor([0.0, 0.5, 1.0]), torch.tensor([[[0.0]], [[2.0]], [[2.0]]])
+    assert torch.allclose(at_times(times, torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]), positions)[:, 0, 0], torch.tensor([0.0, 1.0, 2.0, 2.0, 2.0]))
+    own = torch.tensor([[0.0, 0.0], [0.5, 0.25], [1.0, 1.0]])  # each its own times
+    found = at_times(own, torch.tensor([0.25]), positions.expand(3, 2, 1))
+    assert torch.allclose(found[0, :, 0], torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("solver", ["adams", "euler"])
+def test_ways_begin_at_latents_and_end_at_anchors(zones, solver):
+    own, z = LatentZones(zones.anchors, solver=solver, steps=40), normal(9, 2, seed=2)
+    paths = paths_forward(own, z, frames=11)
+    assert torch.allclose(paths.positions[0], z, atol=1e-5) and torch.allclose(paths.positions[-1], zones.anchors[paths.owner], atol=1e-5) and torch.equal(paths.owner, own.decode(z))
+    assert torch.allclose(paths.times, torch.linspace(0, 1, 11)) and paths.positions.shape == (11, 9, 2)
+
+
+def test_the_way_back_is_the_way_forth(zones):
+    own, index, noise = LatentZones(zones.anchors, steps=80), torch.arange(10) % 5, normal(10, 2, seed=3)
+    back, forth = paths_back(own, index, noise), paths_forward(own, own.encode(index, noise))
+    assert torch.equal(back.owner, forth.owner) and (back.positions - forth.positions).norm(dim=2).max() < 0.02
+    assert torch.allclose(back.positions[0], own.encode(index, noise), atol=1e-4)
+
+
+def test_ways_move_on_the_screen_and_stand_on_paper(zones):
+    paths = paths_forward(zones, normal(4, 2), frames=6)
+    figure = plotly_paths(paths)
+    assert len(figure.frames) == 6 and [frame.name for frame in figure.frames] == [step.label for step in figure.layout.sliders[0].steps] == ["0.000", "0.200", "0.400", "0.600", "0.800", "1.000"]
+    for j in (0, 3): assert torch.allclose(torch.tensor([figure.frames[j].data[0].x, figure.frames[j].data[0].y]).T, paths.positions[j]) and figure.frames[j].traces == (2,)
+    json.loads(figure.to_json())
+    assert sum(x is None for x in figure.data[0].x) == 4  # lines of different samples are not joined
+    axis = draw_paths(paths).axes[0]
+    assert torch.allclose(torch.as_tensor(axis.lines[0].get_xydata()).float(), paths.positions[:, 0])
+
+
+# -- when it is decided ---------------------------------------------------------------------------
+@pytest.mark.parametrize("solver", ["adams", "euler"])
+def test_curves_are_those_of_the_alignment(zones, solver):
+    from lzn_nb.alignment import best_log_prob
+    own, z, target = LatentZones(zones.anchors, solver=solver, steps=10), normal(8, 2, seed=4), torch.arange(8) % 5
+    for cutoff in (0.0, 0.2, 0.65, 0.99):
+        curves, way = assignment_curves(own, z, target, cutoff), own.flow(z, target)
+        assert torch.equal(curves.probability, way.log_prob.exp()) and torch.equal(curves.arrives, own.decode(z) == target) and len(curves.times) == len(curves.probability)
+        counted = curves.times >= first_counted(curves)
+        assert torch.allclose(curves.probability[counted].amax(0), best_log_prob(way.log_prob, cutoff, way.first).exp(), atol=1e-6)
+    assert len(draw_assignment(curves).axes[0].lines) == 8
+    figure = plotly_assignment(curves)
+    assert [trace.line.dash for trace in figure.data] == ["solid" if arrives else "dash" for arrives in curves.arrives.tolist()]
+
+
+def test_lines_of_what_does_not_arrive_are_dashed():
+    curves = AssignmentCurves(torch.tensor([0.2, 0.8]), torch.tensor([[0.5, 0.4], [1.0, 0.1]]), torch.tensor([True, False]), 0.0, 0)
+    assert [line.get_linestyle() for line in draw_assignment(curves).axes[0].lines] == ["-", "--"]
+
+
+# -- bad input ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("call, what", [
+    (lambda z: zone_map(z, side=0), "side: got 0"), (lambda z: zone_map(z, half=0), "half: got 0"), (lambda z: zone_map(z, time=1.5), "time: got 1.5"), (lambda z: zone_map(z, latents=normal(3, 4)), "z: got"),
+    (lambda z: zone_map(LatentZones(normal(4, 1))), "points: got 1 dimension"), (lambda z: paths_forward(z, normal(0, 2)), "z: got no latents"), (lambda z: paths_forward(z, normal(3, 2), frames=1), "frames: got 1, wanted at least 2"),
+    (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got")])
+def test_wrong_requests_are_named(zones, call, what):
+    with pytest.raises(ValueError, match=what): call(zones)
+
+
+def test_without_plotly_it_is_said_what_is_missing(zones, monkeypatch):
+    whole = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", lambda name, *more: (_ for _ in ()).throw(ImportError(name)) if name.startswith("plotly") else whole(name, *more))
+    with pytest.raises(ImportError, match=r"wanted: pip install lzn_nb\[lab\]"): plotly_zones(zone_map(zones, side=5))
+
+
+def test_a_plane_keeps_what_it_is_given():
+    plane = Plane(torch.zeros(3), torch.eye(3)[:2])
+    assert torch.equal(plane.shadow(torch.tensor([[1.0, 2.0, 3.0]])), torch.tensor([[1.0, 2.0]]))
