@@ -91,7 +91,7 @@ book: env ## run every notebook anew with its full settings and keep the outputs
 	  OMP_NUM_THREADS=1 $(BIN)/lzn $$what --preset cpu --seed $$s --out $(BOOK)/$$k-seed$$s --quiet "$$@" >/dev/null' sh
 	@echo "== Executing all notebooks in place: about half an hour"
 	@for page in nbs/[0-9]*.ipynb nbs/index.ipynb; do echo "-- $$page"; \
-	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --log-level ERROR $$page || exit 1; done
+	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False --log-level ERROR $$page || exit 1; done
 	@$(MAKE) --no-print-directory export
 
 bench: env ## measure speed, memory and accuracy against the published solvers, keep the numbers (an hour; BENCH="speed --n 500" chooses)

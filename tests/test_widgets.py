@@ -1,0 +1,126 @@
+"""Widgets without a browser: their state, what they show of it, and what they say when it is wrong."""
+import asyncio
+import builtins
+from types import SimpleNamespace
+
+import pytest
+import torch
+from traitlets import TraitError
+
+from lzn_nb.widgets import Latest, ZoneExplorer, explored, sentence
+from lzn_nb.zones import LatentZones
+
+SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+
+
+def shown(explorer): return torch.tensor([[(s.x0 + s.x1) / 2, (s.y0 + s.y1) / 2] for s in explorer.figure.layout.shapes])
+
+
+def circles(*places): return [SimpleNamespace(x0=x - 0.1, x1=x + 0.1, y0=y - 0.1, y1=y + 0.1) for x, y in places]
+
+
+# -- requests -----------------------------------------------------------------------------------
+def test_of_many_requests_the_last_is_served():
+    served = []
+
+    async def ask():
+        value = []
+        latest = Latest(lambda: served.append(value[-1]), delay=0.01)
+        for k in range(20): value.append(k); latest(); await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        value.append("later"); latest()
+        await asyncio.sleep(0.05)
+
+    asyncio.run(ask())
+    assert served == [19, "later"]
+
+
+def test_without_a_loop_it_is_served_at_once():
+    served = []
+    Latest(lambda: served.append(1))()
+    assert served == [1]
+
+
+# -- state --------------------------------------------------------------------------------------
+def test_what_is_explored_is_what_zones_say():
+    state, ways, wrong = explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=True)
+    zones = LatentZones(SQUARE, steps=20)
+    z = zones.encode(torch.arange(4).repeat_interleave(5), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(state.latents, z) and torch.equal(state.belong, zones.decode(z)) and wrong == float((zones.decode(z) != torch.arange(4).repeat_interleave(5)).float().mean())
+    assert torch.allclose(ways.positions[0], z, atol=1e-5) and explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=False)[1] is None
+
+
+def test_zones_without_weight_draw_no_latents():
+    state, _, _ = explored(SQUARE, torch.tensor([1.0, 0, 1, 1]), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=False)
+    assert len(state.latents) == 15 and 1 not in state.owner
+
+
+def test_one_evaluation_of_euler_puts_all_into_one_zone():
+    assert explored(SQUARE, torch.ones(4), alpha=1.0, solver="euler", steps=1, draws=20, time=0.5, ways=False)[2] > 0.3
+    assert explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=40, draws=20, time=0.5, ways=False)[2] == 0
+
+
+# -- the widget ---------------------------------------------------------------------------------
+def test_the_figure_follows_the_state_and_the_state_the_figure():
+    explorer = ZoneExplorer(SQUARE, draws=5)
+    assert torch.allclose(shown(explorer), SQUARE) and len(explorer.figure.data[1].x) == 20
+    before = explorer.figure.layout.images[0].source
+    explorer.state.anchors = [[0.5, 2.0], *SQUARE[1:].tolist()]
+    assert shown(explorer)[0].tolist() == pytest.approx([0.5, 2.0]) and explorer.figure.layout.images[0].source != before
+    explorer.dragged(None, circles([0.5, 2.0], [-2.0, 0.0], *SQUARE[2:].tolist()))
+    assert explorer.state.chosen == 1 and explorer.state.anchors[1] == pytest.approx([-2.0, 0.0]) and shown(explorer)[1].tolist() == pytest.approx([-2.0, 0.0])
+    number, x, y, weight = explorer.fields
+    assert (number.value, x.value, y.value, weight.value) == (1, -2.0, 0.0, 1.0)
+    explorer.figure.layout.shapes[2].update(x0=1.0, x1=1.2, y0=0.0, y1=0.2)
+    assert explorer.state.anchors[2] == pytest.approx([1.1, 0.1])
+
+
+def test_fields_and_sliders_change_the_state():
+    explorer = ZoneExplorer(SQUARE, draws=5)
+    number, x, y, weight = explorer.fields
+    number.value, x.value, y.value, weight.value = 3, 2.0, -0.5, 4.0
+    assert explorer.state.anchors[3] == [2.0, -0.5] and explorer.state.weights == [1.0, 1.0, 1.0, 4.0] and explorer.state.anchors[:3] == SQUARE[:3].tolist()
+    alpha, draws, solver, steps, time, ways = explorer.controls
+    alpha.value, draws.value, solver.value, steps.value, time.value, ways.value = 0.0, 3, "euler", 7, 0.9, True
+    s = explorer.state
+    assert (s.alpha, s.draws, s.solver, s.steps, s.time, s.ways) == (0.0, 3, "euler", 7, 0.9, True) and len(explorer.figure.data[1].x) == 12 and len(explorer.figure.data[0].x) > 12
+    s.steps = 9
+    assert steps.value == 9 and "12 latents" in explorer.said.value
+
+
+def test_anchors_come_and_go():
+    explorer = ZoneExplorer(SQUARE[:2], draws=2)
+    explorer.add(0.3, -0.2)
+    assert len(explorer.state.anchors) == 3 == len(explorer.state.weights) and explorer.state.chosen == 2 and explorer.fields[0].value == 2 and len(shown(explorer)) == 3
+    explorer.delete(); explorer.delete()
+    assert explorer.state.anchors == SQUARE[:1].tolist() and explorer.state.chosen == 0 and "100" not in explorer.said.value
+    explorer.delete()
+    assert len(explorer.state.anchors) == 1 and 'role="alert"' in explorer.said.value and "one is left" in explorer.said.value
+    full = ZoneExplorer(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), draws=1)
+    full.add()
+    assert len(full.state.anchors) == 50 and "50 are there" in full.said.value
+
+
+def test_what_is_wrong_is_said_in_the_widget_and_the_last_picture_stays():
+    explorer = ZoneExplorer(SQUARE, draws=2)
+    before = explorer.figure.layout.images[0].source
+    explorer.state.weights = [0.0] * 4
+    assert 'role="alert"' in explorer.said.value and "weights" in explorer.said.value and explorer.figure.layout.images[0].source == before
+    explorer.state.weights = [1.0, 2.0, 1.0, 1.0]
+    assert 'role="status"' in explorer.said.value
+    explorer.state.anchors = [[float("nan"), 0.0], *SQUARE[1:].tolist()]
+    assert 'role="alert"' in explorer.said.value
+    for name, value in (("alpha", -1.0), ("steps", 0), ("solver", "rk4"), ("anchors", [[1.0]])):
+        with pytest.raises(TraitError): explorer.state.set_trait(name, value)
+    assert "<b>" not in sentence(ValueError("<b>"))
+
+
+@pytest.mark.parametrize("anchors, what", [(torch.ones(3, 5), r"anchors: got shape \[3, 5\], wanted \[n,2\]"), (torch.ones(3), "anchors: got shape")])
+def test_anchors_that_are_not_in_the_plane_are_refused(anchors, what):
+    with pytest.raises(ValueError, match=what): ZoneExplorer(anchors)
+
+
+def test_without_ipywidgets_it_is_said_what_is_missing(monkeypatch):
+    whole = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", lambda name, *more: (_ for _ in ()).throw(ImportError(name)) if name == "ipywidgets" else whole(name, *more))
+    with pytest.raises(ImportError, match=r"wanted: pip install lzn_nb\[lab\]"): ZoneExplorer(SQUARE)
