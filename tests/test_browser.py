@@ -52,7 +52,7 @@ def opened(lab, browser, name, *cells):
     notebook(folder / name, *cells)
     page, until = browser.new_page(viewport={"width": 1300, "height": 1000}), time.time() + 90
     while True:
-        try: page.goto(f"{address}/lab/tree/{name}", timeout=30_000); break
+        try: page.goto(f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}", timeout=30_000); break
         except Exception:
             if time.time() > until: raise
             time.sleep(0.5)
@@ -148,3 +148,57 @@ def test_ways_are_shown(explorer):
     before = lines()
     page.get_by_role("button", name="Show ways").click()
     assert settled(page, lines, before) > before
+
+
+# -- FlowExplorer ---------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def flow(lab, browser):
+    page = opened(lab, browser, "flow.ipynb", "from lzn_nb.widgets import FlowExplorer\nflow = FlowExplorer()\nflow")
+    page.wait_for_selector(".barlayer path", state="attached", timeout=120_000)
+    page.wait_for_selector("text=latents off by")
+    yield page
+    if shots := os.environ.get("LZN_SHOTS"): page.locator(".jp-OutputArea").first.screenshot(path=Path(shots) / "flow-explorer.png")
+    page.close()
+
+
+def places(page): return page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].map(e => e.getAttribute('transform')).join()")
+
+
+def bars(page): return page.evaluate("() => [...document.querySelectorAll('.barlayer path')].map(e => e.getBoundingClientRect().height)")
+
+
+def test_time_moves_samples_and_their_posterior(flow):
+    page, before, first = flow, places(flow), bars(flow)
+    assert len(first) == 4 and max(first) - min(first) < 3  # nobody knows anything at t = 0
+    handle = page.locator(".widget-slider", has_text="moment").locator(".noUi-handle, [role=slider]").first
+    handle.focus(); page.keyboard.press("End")
+    settled(page, lambda: places(page), before)
+    settled(page, lambda: bars(page), first)
+    page.wait_for_timeout(500)
+    last = bars(page)
+    assert max(last) > 50 and sorted(last)[-2] < 3  # and at t = 1 everything is decided
+    for _ in range(20): page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("text=t = 0.5")
+
+
+def test_another_sample_has_another_posterior(flow):
+    page, before = flow, bars(flow)
+    field(page, "sample").fill("5"); page.keyboard.press("Enter")
+    settled(page, lambda: bars(page), before)
+    page.wait_for_selector("text=posterior of sample 5")
+
+
+def test_two_solvers_are_laid_over_each_other(flow):
+    page, status = flow, lambda: flow.locator("[role=status]").inner_text()
+    before, lines = status(), page.locator(".scatterlayer .lines path").count()
+    page.get_by_role("button", name="Compare with").click()
+    told = settled(page, status, before)
+    page.wait_for_timeout(300)
+    assert "adams, 20" in told and "euler, 20" in told and page.locator(".scatterlayer .lines path").count() > lines
+
+
+def test_it_plays(flow):
+    page, before = flow, places(flow)
+    page.locator(".widget-play button").first.click()
+    first = settled(page, lambda: places(page), before)
+    settled(page, lambda: places(page), first)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb.widgets import Latest, ZoneExplorer, explored, sentence
+from lzn_nb.widgets import FlowExplorer, Latest, ZoneExplorer, explored, posterior, sentence, solved
 from lzn_nb.zones import LatentZones
 
 SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -124,3 +124,43 @@ def test_without_ipywidgets_it_is_said_what_is_missing(monkeypatch):
     whole = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", lambda name, *more: (_ for _ in ()).throw(ImportError(name)) if name == "ipywidgets" else whole(name, *more))
     with pytest.raises(ImportError, match=r"wanted: pip install lzn_nb\[lab\]"): ZoneExplorer(SQUARE)
+
+
+# -- FlowExplorer -------------------------------------------------------------------------------
+def test_the_posterior_is_bayes():
+    "P(a | s, t) is proportional to weight · N(s; t a, (1-t)²)."
+    zones, s = LatentZones(SQUARE, torch.tensor([1.0, 2.0, 3.0, 0.0])), torch.randn(6, 2, generator=torch.Generator().manual_seed(1))
+    for time in (0.0, 0.3, 0.8):
+        density = torch.tensor([1.0, 2.0, 3.0, 0.0]) * (-(torch.cdist(s, time * SQUARE) / (1 - time)).square() / 2).exp()
+        assert torch.allclose(posterior(zones, s, time), density / density.sum(1, keepdim=True), atol=1e-5)
+    assert torch.equal(posterior(zones, SQUARE[:2] * 0.9, 1.0).argmax(1), torch.tensor([0, 1]))
+
+
+def test_a_finer_solver_is_nearer_to_the_truth():
+    index, noise = torch.arange(12) % 4, torch.randn(12, 2, generator=torch.Generator().manual_seed(2))
+    errors = [solved(SQUARE, noise, index, solver, steps)[1] for solver, steps in (("adams", 40), ("adams", 5), ("euler", 5))]
+    assert errors == sorted(errors) and errors[0] < 0.01 < errors[2]
+
+
+def test_moments_samples_and_solvers():
+    flow = FlowExplorer(SQUARE, samples=8)
+    lines, dotted, anchors, points = flow.ways.data
+    assert torch.allclose(torch.stack([torch.as_tensor(anchors.x), torch.as_tensor(anchors.y)]).T, SQUARE) and len(points.x) == 8 and len(dotted.x) == 0 and flow.bars.data[0].y == pytest.approx([0.25] * 4)
+    start = torch.stack([torch.as_tensor(points.x), torch.as_tensor(points.y)]).T
+    flow.state.frame = 40
+    assert torch.allclose(torch.stack([torch.as_tensor(points.x), torch.as_tensor(points.y)]).T.float(), SQUARE[torch.arange(8) % 4], atol=1e-4) and not torch.allclose(start, torch.stack([torch.as_tensor(points.x), torch.as_tensor(points.y)]).T)
+    flow.state.chosen = 6
+    assert flow.bars.data[0].y == pytest.approx([0, 0, 1, 0]) and points.marker.size[6] > points.marker.size[5]
+    flow.state.compare = True
+    assert len(dotted.x) == len(lines.x) and flow.said.value.count("latents off by") == 2
+    flow.state.other, flow.state.other_steps = "adams", 7
+    assert "adams, 7 evaluations" in flow.said.value and flow.controls[-1].value == 7
+    flow.controls[1].value = 3
+    assert flow.state.frame == 3 and flow.ways.layout.title.text == "t = 0.075"
+
+
+@pytest.mark.parametrize("call, what", [(lambda: FlowExplorer(torch.ones(3, 4)), "anchors: got shape"), (lambda: FlowExplorer(SQUARE, samples=0), "samples: got 0"), (lambda: FlowExplorer(SQUARE * float("nan")), "anchors")])
+def test_wrong_flows_are_named(call, what):
+    try: said = call().said.value
+    except ValueError as error: said = str(error)
+    assert what.split(":")[0] in said and "got" in said or "NaN" in said
