@@ -1,0 +1,94 @@
+"""A run watched: what is read off its folder, what is shown of it, and how it is ended."""
+import asyncio
+import io
+import json
+import time
+
+import pytest
+from PIL import Image
+
+from lzn_nb.checkpoints import save_checkpoint
+from lzn_nb.run_widgets import TrainingMonitor, curves_of, newest_sheet, run_status, start_run
+
+
+def log(out, *lines):
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "metrics.jsonl", "a") as file: file.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def sheet(out, step, colour):
+    (out / "samples").mkdir(exist_ok=True)
+    Image.new("RGB", (4, 4), colour).save(out / "samples" / f"{step:08d}.png")
+
+
+def test_curves_are_the_numbers_that_come_with_updates():
+    lines = [{"step": 5, "loss": 2.0, "seconds": 1.0, "skipped": 0}, {"step": 10, "loss": 1.5, "valid_score": 0.5, "note": "x", "good": True}, {"step": 10, "final": True, "loss": 9.0}]
+    assert curves_of(lines) == {"loss": ([5, 10], [2.0, 1.5]), "valid_score": ([10], [0.5])}
+
+
+def test_where_a_run_is(tmp_path):
+    assert run_status(tmp_path) == {"step": 0, "seconds": None, "saved": None, "finished": False}
+    log(tmp_path, {"step": 5, "loss": 2.0, "seconds": 3.0})
+    save_checkpoint(tmp_path, 7, {"step": 7})
+    assert run_status(tmp_path) == {"step": 7, "seconds": 3.0, "saved": 7, "finished": False}
+    log(tmp_path, {"step": 9, "final": True, "accuracy": 1.0})
+    assert run_status(tmp_path)["finished"]
+
+
+def test_the_monitor_shows_what_is_new(tmp_path):
+    monitor = TrainingMonitor(tmp_path / "run")
+    assert "waiting for the first figures" in monitor.said.value and monitor.stop_button.disabled and not monitor.figure.data
+    log(tmp_path / "run", {"step": 5, "loss": 2.0, "flow": 1.0}); sheet(tmp_path / "run", 5, "red")
+    assert monitor.refresh() and [trace.name for trace in monitor.figure.data] == ["loss", "flow"] and list(monitor.figure.data[0].y) == [2.0]
+    log(tmp_path / "run", {"step": 10, "loss": 1.0, "flow": 0.5}); sheet(tmp_path / "run", 10, "blue")
+    assert monitor.refresh() and list(monitor.figure.data[0].x) == [5, 10] and "update 10" in monitor.said.value and "running" in monitor.said.value
+    assert Image.open(io.BytesIO(monitor.samples.value)).getpixel((0, 0)) == (0, 0, 255) and newest_sheet(tmp_path / "run").stem == "00000010"
+    log(tmp_path / "run", {"step": 10, "final": True, "accuracy": 1.0})
+    assert not monitor.refresh() and "finished" in monitor.said.value
+
+
+def test_curves_may_be_chosen_and_come_later(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    monitor = TrainingMonitor(tmp_path, keys=["valid_score", "loss"])
+    assert [trace.name for trace in monitor.figure.data] == ["loss"]
+    log(tmp_path, {"step": 10, "loss": 1.0, "valid_score": 0.3})
+    monitor.refresh()
+    assert sorted((trace.name, len(trace.x)) for trace in monitor.figure.data) == [("loss", 2), ("valid_score", 1)]
+
+
+def test_a_damaged_log_is_said_and_watched_on(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    (tmp_path / "metrics.jsonl").open("a").write("[1, 2]\n")
+    monitor = TrainingMonitor(tmp_path)
+    assert 'role="alert"' in monitor.said.value and "line 2" in monitor.said.value and monitor.refresh()
+
+
+def test_seconds_out_of_range(tmp_path):
+    with pytest.raises(ValueError, match="seconds: got 0, wanted more than 0"): TrainingMonitor(tmp_path, seconds=0)
+
+
+def test_a_run_is_started_watched_and_stopped(tmp_path):
+    "The button ends it at a checkpoint; watching ends by itself."
+    process = start_run("joint", tmp_path / "run", "--preset", "tiny", "--set", "steps=999999", "--set", "log_every=2")
+    try:
+        monitor = TrainingMonitor(tmp_path / "run", process, seconds=0.05)
+        assert not monitor.stop_button.disabled
+
+        async def go():
+            watching = asyncio.ensure_future(monitor.watch())
+            until = time.time() + 120
+            while run_status(tmp_path / "run")["step"] < 10 and time.time() < until: await asyncio.sleep(0.1)
+            monitor.stop()
+            await asyncio.wait_for(watching, 120)
+
+        asyncio.run(go())
+        where = run_status(tmp_path / "run")
+        assert process.returncode == 143 and where["saved"] == where["step"] >= 10 and monitor.stop_button.disabled and "everything is saved" in monitor.said.value
+    finally: process.kill()
+
+
+def test_a_run_that_cannot_begin_says_why(tmp_path):
+    process = start_run("joint", tmp_path / "run", "--preset", "tiny", "--set", "stepps=3")
+    monitor = TrainingMonitor(tmp_path / "run", process)
+    process.wait(120)
+    assert not monitor.refresh() and "stepps" in monitor.said.value and "steps" in monitor.said.value
