@@ -54,16 +54,18 @@ def made_from(recipe, name: str = "network"):
 def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None = None, dtype: torch.dtype | None = None) -> Path:
     """Write a network to the file `path`; `dtype` (such as torch.float16) makes the file smaller, `notes` are kept with it.
 
-    What hangs on the network besides its data types (of a method it was trained with) is left out. `ValueError` for a part that does not remember what it was made with, `OSError` if there is no room.
+    What hangs on the network besides its data types (of a method it was trained with) is left out. `ValueError` for a part that does not remember what it was made with, or that has numbers which are not finite in this `dtype`; `OSError` if the file cannot be written.
     """
     if not isinstance(network, LatentZoningNetwork): raise ValueError(f"network: got {type(network).__name__}, wanted a LatentZoningNetwork")
-    if dtype is not None and not dtype.is_floating_point: raise ValueError(f"dtype: got {dtype}, wanted a floating one")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point): raise ValueError(f"dtype: got {dtype}, wanted a floating one")
     weights = {name: x.to(dtype or x.dtype) if x.is_floating_point() else x for name, x in network.state_dict().items() if name.startswith("types.")}
+    for name, x in weights.items():
+        if x.is_floating_point() and not x.isfinite().all(): raise ValueError(f"{name}: holds numbers that are not finite{f' in {dtype}' if dtype else ''}, wanted finite ones")
     precision = str(next(network.parameters(), torch.empty(0)).dtype).removeprefix("torch.")
     write_state(path, {"recipe": recipe_of(network), "weights": weights, "precision": precision, "notes": notes or {}}, "network")
     return Path(path)
 
-
+# %% ../nbs/06e_saved.ipynb #b14b5bf6
 def load(path: str | Path, device: torch.device | str = "cpu") -> LatentZoningNetwork:
     "The network in the file `path`, ready for use; its `notes` are those that it was saved with. `ValueError` for a file that is damaged, of another kind or version, or needs what is not known here; `OSError` if it cannot be read."
     state = read_state(path, "network", device)
@@ -71,11 +73,11 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> LatentZoningNe
         with torch.random.fork_rng(): network = made_from(state["recipe"])
         if not isinstance(network, LatentZoningNetwork): raise ValueError(f"its recipe makes {type(network).__name__}, wanted a LatentZoningNetwork")
         fitted(network.to(device, getattr(torch, state["precision"])), state["weights"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error: raise ValueError(f"network: {path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, MemoryError) as error: raise ValueError(f"network: {path}: {error}") from error
     network.notes = state.get("notes", {})
     return network.eval()
 
-# %% ../nbs/06e_saved.ipynb #a1c0f3e2
+# %% ../nbs/06e_saved.ipynb #24f75ab9
 def fitted(network: nn.Module, weights: dict[str, Tensor]) -> None:
     "Put `weights` into the network; `ValueError` that names a missing, unknown or misshapen one."
     wanted = network.state_dict()

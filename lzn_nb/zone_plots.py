@@ -42,6 +42,8 @@ def plane_of(points: Tensor, through: Tensor | None = None) -> Plane:
     q = points.shape[-1]
     if q < 2: raise ValueError(f"points: got {q} dimension, wanted at least 2 to lay a plane through")
     origin = points.new_zeros(q) if through is None else through.detach()
+    if origin.shape != (q,): raise ValueError(f"through: got shape {list(origin.shape)}, wanted [{q}], a point of the same space")
+    if not points.isfinite().all(): raise ValueError("points: got numbers that are not finite, wanted finite ones")
     axes, share = (torch.eye(2), torch.ones(2)) if q == 2 else principal_axes(points)[1:]
     if share[1] < 1e-9: raise ValueError(f"points: got {len(points)} that lie on a line, wanted some that span a plane")
     return Plane(origin.cpu().float(), axes.float())
@@ -85,13 +87,14 @@ def owners(zones: LatentZones, z: Tensor, time: float) -> tuple[Tensor, Tensor]:
     if time <= 0: return owner, zones.log_weights.exp()[owner]
     return owner, way.log_prob[int((times - time).abs().argmin())].exp()
 
-# %% ../nbs/09a_zone_plots.ipynb #75c60c4d
+# %% ../nbs/09a_zone_plots.ipynb #e1f64a71
 def zone_colours(n: int) -> Tensor:
     "RGB `[n,3]` in [0, 1], n different ones."
     from matplotlib.colors import hsv_to_rgb, to_rgb
-    if n <= len(COLOURS): return torch.tensor([to_rgb(c) for c in COLOURS[:n]])
-    turn = torch.arange(n) * 0.6180339887 % 1
-    return torch.as_tensor(hsv_to_rgb(torch.stack([turn, 0.55 + 0.25 * (torch.arange(n) % 2), 0.65 + 0.15 * (torch.arange(n) % 3)], 1).numpy())).float()
+    first, k = torch.tensor([to_rgb(c) for c in COLOURS[:n]]), torch.arange(max(0, n - len(COLOURS)))
+    turn = k * 0.6180339887 % 1
+    more = hsv_to_rgb(torch.stack([turn, 0.55 + 0.25 * (k % 2), 0.65 + 0.15 * (k % 3)], 1).numpy())
+    return torch.cat([first, torch.as_tensor(more).float()])
 
 
 def map_picture(state: ZoneMap) -> Tensor:
@@ -184,7 +187,7 @@ def paths_forward(zones: LatentZones, z: Tensor, *, plane: Plane | None = None, 
 @torch.no_grad()
 def paths_back(zones: LatentZones, index: Tensor, noise: Tensor, *, plane: Plane | None = None, frames: int = 41) -> FlowPaths:
     "Draws around the anchors `index` `[m]`, by `noise` `[m,q]`, on their way back to latents; times run from 0 to 1 here, too."
-    check_frames(frames)
+    if check_frames(frames) and not len(index := torch.as_tensor(index)): raise ValueError("index: got no anchors, wanted at least one")
     (_, path), plane = latent_path(zones, index, noise), plane or plane_of(zones.anchors)
     times, positions = path.times.flip(0), path.positions.flip(0)
     times, positions = close_path(times, positions, zones.anchors[index])

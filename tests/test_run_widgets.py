@@ -63,6 +63,14 @@ def test_a_damaged_log_is_said_and_watched_on(tmp_path):
     assert 'role="alert"' in monitor.said.value and "line 2" in monitor.said.value and monitor.refresh()
 
 
+def test_a_log_that_begins_anew_is_no_trouble(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0}, {"loss": 1.0})
+    monitor = TrainingMonitor(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert monitor.refresh() and len(monitor.figure.data[0].x) == 0
+    with pytest.raises(ValueError, match="process: got none"): monitor.stop()
+
+
 def test_seconds_out_of_range(tmp_path):
     with pytest.raises(ValueError, match="seconds: got 0, wanted more than 0"): TrainingMonitor(tmp_path, seconds=0)
 

@@ -192,7 +192,19 @@ def test_another_kind_or_version_is_refused(tmp_path):
     assert checksum({}, "a") != checksum({}, "b")
 
 
-@pytest.mark.parametrize("call, what", [(lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted a floating one"),
+def test_recipes_for_impossible_networks_are_refused_by_name(parts):
+    for classes in (-1, 10**14):
+        with pytest.raises(ValueError, match="network: .*spoilt.safetensors"): load(parts(lambda s: at(s, "recipe", "given", "types", "parts", "label", "given").update(classes=classes)))
+
+
+def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
+    network = joint()
+    with torch.no_grad(): network["label"].matrix[0, 0] = 1e6
+    with pytest.raises(ValueError, match="types.label.matrix: holds numbers that are not finite in torch.float16"): save(network, tmp_path / "a.safetensors", dtype=torch.float16)
+    save(network, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted a floating one"),
                                         (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
 def test_wrong_arguments_are_named_and_leave_no_file(call, what, tmp_path):
     with pytest.raises(ValueError, match=what): call(tmp_path / "a.safetensors")

@@ -164,3 +164,31 @@ def test_wrong_flows_are_named(call, what):
     try: said = call().said.value
     except ValueError as error: said = str(error)
     assert what.split(":")[0] in said and "got" in said or "NaN" in said
+
+
+@pytest.mark.parametrize("make", [lambda: ZoneExplorer(SQUARE, draws=2), lambda: FlowExplorer(SQUARE, samples=4)])
+def test_a_notebook_gets_the_widget_and_a_picture(make):
+    "Who cannot run it sees the picture; nothing of the widget's insides is in the output."
+    import base64
+    bundle = make()._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
+
+
+def test_choosing_an_anchor_moves_none(monkeypatch):
+    explorer, changes = ZoneExplorer(SQUARE * 1.23456, draws=2), []
+    explorer.state.observe(lambda change: changes.append(change.name), ["anchors", "weights"])
+    for k in (2, 3, 0): explorer.fields[0].value = k
+    assert explorer.state.chosen == 0 and not changes and explorer.state.anchors == (SQUARE * 1.23456).tolist()
+    explorer.state.chosen = 99
+    assert explorer.fields[0].value == 3
+    explorer.delete()
+    assert len(explorer.state.anchors) == 3
+    with pytest.raises(TraitError): explorer.state.chosen = -1
+    explorer.state.weights = [1.0]
+    assert 'role="alert"' in explorer.said.value
+    with pytest.raises(ValueError, match="anchors: got 0"): FlowExplorer(torch.zeros(0, 2))
+
+
+def test_sliders_reach_as_far_as_traits():
+    explorer, flow = ZoneExplorer(SQUARE, alpha=2.0, steps=60, draws=200), FlowExplorer(SQUARE, steps=60, other_steps=60)
+    assert [control.value for control in explorer.controls[:2]] == [2.0, 200] and explorer.controls[3].value == 60 == explorer.state.steps == flow.state.steps == flow.controls[4].value
