@@ -107,6 +107,8 @@ def test_an_anchor_is_dragged_and_its_zone_moves(explorer):
 def test_the_keyboard_can_place_an_anchor(explorer):
     page, before = explorer, picture(explorer)
     field(page, "anchor").fill("1"); page.keyboard.press("Tab")
+    until = time.time() + 15
+    while field(page, "x").input_value() != "1.5" and time.time() < until: page.wait_for_timeout(50)  # the fields show it before they are typed into
     field(page, "x").fill("-2.5"); page.keyboard.press("Enter")
     settled(page, lambda: picture(page), before)
     box, frame = page.locator(".shapelayer path").nth(1).bounding_box(), page.locator(".js-plotly-plot .bglayer, .js-plotly-plot .plot").first.bounding_box()
