@@ -152,9 +152,9 @@ def load_data(
     `root`: where MNIST, CIFAR-10 and ImageNet lie (else the environment variable LZN_DATA), where a relative PATH starts.
     `image_size`: resize to squares. `skip_unreadable`: decode a folder's files once and leave out the broken.
     `download`: let torchvision fetch MNIST or CIFAR-10. `only`: of a folder, the one class ("cat" of AFHQ) or LSUN
-    category ("bedroom") to take. `hold_out`: False trains on all images; the validation split is then
-    the test split, and for a folder without parts both are the training images. Raises `ValueError` for a wrong argument or content, `FileNotFoundError` for what is
-    not there, `OSError` for an image that cannot be read."""
+    category ("bedroom") to take. `hold_out`: False trains on all images; the validation split is then the test split,
+    and for a folder without parts both are the training images. Raises `ValueError` for a wrong argument or content,
+    `FileNotFoundError` for what is not there, `OSError` for an image that cannot be read."""
     known = ", ".join(f'"{kind}{":PATH" * (kind == "folder")}"' for kind in LOADERS)
     kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind not in LOADERS or bool(path) != (kind == "folder"):
@@ -190,9 +190,6 @@ def _divided(
         shares = ", ".join(f"{share:.0%}" for share in fractions)
         raise ValueError(f"{len(labels)} images are too few for parts of {shares}; wanted at least 10")
     return [Split(pixels[part], labels[part], top) for part in parts]
-
-
-
 
 # %% ../nbs/03_data.ipynb #94cceb3f
 @register("digits")

@@ -26,14 +26,14 @@ def recipe_of(module: nn.Module, name: str = "network") -> dict:
     return {"make": kind, "given": {key: plainly(getattr(module, key, value) if holds_modules(value) else value, f"{name}.{key}") for key, value in given.items()}}
 
 
-def holds_modules(value) -> bool: return isinstance(value, (nn.Module, nn.ModuleDict)) or isinstance(value, dict) and any(isinstance(part, nn.Module) for part in value.values())
+def holds_modules(value) -> bool: return isinstance(value, nn.Module) or isinstance(value, dict) and any(isinstance(part, nn.Module) for part in value.values())
 
 
 def plainly(value, name: str):
     "An argument as plain values: modules as recipes, sequences as lists."
     if isinstance(value, (nn.ModuleDict, dict)): return {"parts": {key: plainly(part, f"{name}.{key}") for key, part in value.items()}}
     if isinstance(value, nn.Module): return recipe_of(value, name)
-    if isinstance(value, (list, tuple, torch.Size)): return [plainly(part, name) for part in value]
+    if isinstance(value, (list, tuple)): return [plainly(part, name) for part in value]
     if value is None or isinstance(value, (bool, int, float, str)): return value
     raise ValueError(f"{name}: got {type(value).__name__}, wanted modules and plain values, which can be written down")
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Plane', 'plane_of', 'ZoneMap', 'zone_map', 'owners', 'zone_colours', 'map_picture', 'draw_zones', 'graph_objects',
-           'rgb', 'png_address', 'square_layout', 'plotly_zones', 'FlowPaths', 'at_times', 'paths_forward',
-           'paths_back', 'check_frames', 'close_path', 'on_plane', 'draw_paths', 'plotly_paths', 'with_player',
-           'AssignmentCurves', 'assignment_curves', 'first_counted', 'draw_assignment', 'plotly_assignment']
+           'rgb', 'png_address', 'square_layout', 'map_image', 'plotly_zones', 'FlowPaths', 'at_times', 'paths_forward',
+           'paths_back', 'check_frames', 'paths_of', 'one_line', 'draw_paths', 'plotly_paths', 'with_player',
+           'AssignmentCurves', 'assignment_curves', 'draw_assignment', 'plotly_assignment']
 
-# %% ../nbs/09a_zone_plots.ipynb #3d3ee840
+# %% ../nbs/09a_zone_plots.ipynb #b0da7eab
 import base64
 import io
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .alignment import first_counted
 from .flow import check_between, check_count
 from .plots import COLOURS, new_figure, principal_axes
 from .zones import LatentZones, latent_path
@@ -143,12 +144,16 @@ def square_layout(half: float, **more) -> dict:
     return {"xaxis": {"range": [-half, half], "constrain": "domain"}, "yaxis": {"range": [-half, half], "scaleanchor": "x"}, "width": 520, "height": 540,
             "margin": {"l": 40, "r": 10, "t": 40, "b": 40}, "showlegend": False, **more}
 
-# %% ../nbs/09a_zone_plots.ipynb #f75a0adc
+# %% ../nbs/09a_zone_plots.ipynb #f90351db
+def map_image(state: ZoneMap) -> dict:
+    "The map's picture as an image of plotly's layout, below everything."
+    return {"source": png_address(map_picture(state)), "xref": "x", "yref": "y", "x": -state.half, "y": state.half, "sizex": 2 * state.half, "sizey": 2 * state.half, "sizing": "stretch", "layer": "below"}
+
+
 def plotly_zones(state: ZoneMap, title: str = ""):
     "A `ZoneMap` as a plotly figure."
-    go, colours, half = graph_objects(), rgb(zone_colours(len(state.anchors))), state.half
-    figure = go.Figure(layout=square_layout(half, title=title))
-    figure.add_layout_image(source=png_address(map_picture(state)), xref="x", yref="y", x=-half, y=half, sizex=2 * half, sizey=2 * half, sizing="stretch", layer="below")
+    colours = rgb(zone_colours(len(state.anchors)))
+    figure = graph_objects().Figure(layout=square_layout(state.half, title=title, images=[map_image(state)]))
     for points, owner, name, size in ((state.latents, state.belong, "latent", 5), (state.anchors, torch.arange(len(state.anchors)), "anchor", 13)):
         figure.add_scatter(x=points[:, 0].tolist(), y=points[:, 1].tolist(), mode="markers", marker={"size": size, "color": [colours[k] for k in owner.tolist()], "line": {"color": "black", "width": 1}},
                            customdata=owner.tolist(), hovertemplate=f"{name} of zone %{{customdata}}<extra></extra>", name=f"{name}s")
@@ -178,21 +183,16 @@ def at_times(times: Tensor, wanted: Tensor, positions: Tensor) -> Tensor:
 def paths_forward(zones: LatentZones, z: Tensor, *, plane: Plane | None = None, frames: int = 41) -> FlowPaths:
     "Latents `z` `[m,q]` on their way to the anchors; `ValueError` for bad latents or fewer than two `frames`."
     if check_frames(frames) and not len(z): raise ValueError("z: got no latents, wanted at least one")
-    way, plane = zones.flow(z, keep_path=True), plane or plane_of(zones.anchors)
-    times, positions = close_path(way.path.times, way.path.positions, zones.anchors[way.index])
-    wanted = torch.linspace(0, 1, frames)
-    return FlowPaths(wanted, on_plane(plane, at_times(times, wanted, positions)), way.index.cpu(), plane.shadow(zones.anchors.cpu()))
+    way = zones.flow(z, keep_path=True)
+    return paths_of(zones, way.path.times, way.path.positions, way.index, plane, frames)
 
 
 @torch.no_grad()
 def paths_back(zones: LatentZones, index: Tensor, noise: Tensor, *, plane: Plane | None = None, frames: int = 41) -> FlowPaths:
     "Draws around the anchors `index` `[m]`, by `noise` `[m,q]`, on their way back to latents; times run from 0 to 1 here, too."
     if check_frames(frames) and not len(index := torch.as_tensor(index)): raise ValueError("index: got no anchors, wanted at least one")
-    (_, path), plane = latent_path(zones, index, noise), plane or plane_of(zones.anchors)
-    times, positions = path.times.flip(0), path.positions.flip(0)
-    times, positions = close_path(times, positions, zones.anchors[index])
-    wanted = torch.linspace(0, 1, frames)
-    return FlowPaths(wanted, on_plane(plane, at_times(times, wanted, positions)), index.cpu(), plane.shadow(zones.anchors.cpu()))
+    _, path = latent_path(zones, index, noise)
+    return paths_of(zones, path.times.flip(0), path.positions.flip(0), index, plane, frames)
 
 # %% ../nbs/09a_zone_plots.ipynb #37444b06
 def check_frames(frames: int) -> bool:
@@ -202,14 +202,18 @@ def check_frames(frames: int) -> bool:
     return True
 
 
-def close_path(times: Tensor, positions: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    "A path with its end at t = 1, where `ends` `[m,q]` are."
-    return torch.cat([times, torch.ones_like(times[:1])]), torch.cat([positions, ends[None].to(positions)])
+def paths_of(zones: LatentZones, times: Tensor, positions: Tensor, owner: Tensor, plane: Plane | None, frames: int) -> FlowPaths:
+    "Positions `[k,m,q]` at increasing `times` before 1, and at 1 their anchors, as `frames` even moments on the plane."
+    plane, wanted = plane or plane_of(zones.anchors), torch.linspace(0, 1, frames)
+    times, positions = torch.cat([times, torch.ones_like(times[:1])]), torch.cat([positions, zones.anchors[owner][None].to(positions)])
+    moments = at_times(times, wanted, positions)
+    return FlowPaths(wanted, plane.shadow(moments.flatten(0, 1).cpu()).unflatten(0, moments.shape[:2]), owner.cpu(), plane.shadow(zones.anchors.cpu()))
 
 
-def on_plane(plane: Plane, positions: Tensor) -> Tensor:
-    "Where positions `[k,m,q]` fall on the plane, `[k,m,2]`."
-    return plane.shadow(positions.flatten(0, 1).cpu()).unflatten(0, positions.shape[:2])
+def one_line(paths: FlowPaths | None) -> Tensor:
+    "All ways as one line with gaps of NaN, `[k,2]`; empty without any."
+    if paths is None: return torch.zeros(0, 2)
+    return torch.cat([paths.positions, torch.full_like(paths.positions[:1], float("nan"))]).transpose(0, 1).reshape(-1, 2)
 
 # %% ../nbs/09a_zone_plots.ipynb #ff67b8db
 def draw_paths(paths: FlowPaths, title: str = "", half: float = 3.5):
@@ -227,16 +231,14 @@ def draw_paths(paths: FlowPaths, title: str = "", half: float = 3.5):
 def plotly_paths(paths: FlowPaths, title: str = "", half: float = 3.5):
     "`FlowPaths` as a plotly figure with a frame for each time, a button to play and a slider."
     go, colours = graph_objects(), rgb(zone_colours(len(paths.anchors)))
-    own, (k, m, _) = [colours[owner] for owner in paths.owner.tolist()], paths.positions.shape
+    own = [colours[owner] for owner in paths.owner.tolist()]
     names = [f"{time:.3f}" for time in paths.times.tolist()]
     moment = lambda j: go.Scatter(x=paths.positions[j, :, 0].tolist(), y=paths.positions[j, :, 1].tolist(), mode="markers", marker={"size": 7, "color": own, "line": {"color": "black", "width": 0.5}},
                                   customdata=paths.owner.tolist(), hovertemplate="on its way to anchor %{customdata}<extra></extra>")
-    gap = torch.full((1, m, 2), float("nan"))
-    lines = torch.cat([paths.positions, gap]).transpose(0, 1).reshape(-1, 2)
-    blank = [None if x != x else x for x in lines[:, 0].tolist()], [None if y != y else y for y in lines[:, 1].tolist()]
+    x, y = one_line(paths).numpy().T
     anchors = go.Scatter(x=paths.anchors[:, 0].tolist(), y=paths.anchors[:, 1].tolist(), mode="markers", marker={"size": 13, "color": colours, "line": {"color": "black", "width": 1}}, hovertemplate="anchor %{pointNumber}<extra></extra>")
-    figure = go.Figure([go.Scatter(x=blank[0], y=blank[1], mode="lines", line={"color": "rgba(120,120,120,0.35)", "width": 1}, hoverinfo="skip"), anchors, moment(0)],
-                       frames=[go.Frame(data=[moment(j)], traces=[2], name=names[j]) for j in range(k)], layout=square_layout(half, title=title))
+    figure = go.Figure([go.Scatter(x=x, y=y, mode="lines", line={"color": "rgba(120,120,120,0.35)", "width": 1}, hoverinfo="skip"), anchors, moment(0)],
+                       frames=[go.Frame(data=[moment(j)], traces=[2], name=names[j]) for j in range(len(names))], layout=square_layout(half, title=title))
     return with_player(figure, names)
 
 # %% ../nbs/09a_zone_plots.ipynb #874b870d
@@ -257,29 +259,23 @@ class AssignmentCurves:
     times: Tensor         # `[r]` of the evaluations
     probability: Tensor   # `[r,m]` of each one's target
     arrives: Tensor       # `[m]` whether it is in the target's zone
-    cutoff: float         # share of the evaluations that does not count
-    first: int            # number of the first evaluation
+    counts_from: float    # time of the first evaluation behind the cut-off
 
 
 @torch.no_grad()
 def assignment_curves(zones: LatentZones, z: Tensor, target: Tensor, cutoff: float = 0.2) -> AssignmentCurves:
     "How probable `target` `[m]` is on the way of latents `z` `[m,q]` [§2.2.2]; `ValueError` for bad ones, or a cut-off not in [0, 1)."
-    if not 0 <= cutoff < 1: raise ValueError(f"cutoff: got {cutoff}, wanted a share of the steps, 0 ≤ cutoff < 1")
     way = zones.flow(z, target, keep_path=True)
-    return AssignmentCurves(way.path.times[way.first:].cpu(), way.log_prob.exp().cpu(), (way.index == torch.as_tensor(target).to(way.index)).cpu(), cutoff, way.first)
+    times, arrives = way.path.times[way.first:].cpu(), way.index == torch.as_tensor(target).to(way.index)
+    return AssignmentCurves(times, way.log_prob.exp().cpu(), arrives.cpu(), float(times[first_counted(len(times), cutoff, way.first)]))
 
-# %% ../nbs/09a_zone_plots.ipynb #fc4615b0
-def first_counted(curves: AssignmentCurves) -> float:
-    "Time of the first evaluation behind the cut-off."
-    return float(curves.times[max(0, int(curves.cutoff * len(curves.times)) - curves.first)])
-
-
+# %% ../nbs/09a_zone_plots.ipynb #ec609f14
 def draw_assignment(curves: AssignmentCurves, title: str = ""):
     "`AssignmentCurves` as a matplotlib figure: full lines arrive, dashed ones do not; what is shaded does not count."
     figure = new_figure(5.2, 2.9)
     axis = figure.subplots()
     for k, arrives in enumerate(curves.arrives.tolist()): axis.plot(curves.times, curves.probability[:, k], color=COLOURS[k % len(COLOURS)], ls="-" if arrives else "--", lw=1.2)
-    axis.axvspan(0, first_counted(curves), color="0.9", zorder=0)
+    axis.axvspan(0, curves.counts_from, color="0.9", zorder=0)
     axis.set(xlabel="t", ylabel="probability of the target", xlim=(0, 1), ylim=(-0.02, 1.02), title=title)
     return figure
 
@@ -290,5 +286,5 @@ def plotly_assignment(curves: AssignmentCurves, title: str = ""):
     figure = go.Figure(layout={"title": title, "width": 620, "height": 360, "showlegend": False, "xaxis": {"title": "t", "range": [0, 1]}, "yaxis": {"title": "probability of the target", "range": [-0.02, 1.02]}})
     for k, arrives in enumerate(curves.arrives.tolist()):
         figure.add_scatter(x=curves.times.tolist(), y=curves.probability[:, k].tolist(), mode="lines", line={"color": COLOURS[k % len(COLOURS)], "dash": "solid" if arrives else "dash"}, name=f"latent {k}, {'arrives' if arrives else 'goes elsewhere'}")
-    figure.add_vrect(x0=0, x1=first_counted(curves), fillcolor="grey", opacity=0.15, line_width=0)
+    figure.add_vrect(x0=0, x1=curves.counts_from, fillcolor="grey", opacity=0.15, line_width=0)
     return figure

@@ -1,4 +1,5 @@
 """Widgets in a real browser: JupyterLab with a notebook in headless Chromium, driven as a person would."""
+import contextlib
 import json
 import os
 import shutil
@@ -63,14 +64,20 @@ def opened(lab, browser, name, *cells):
     return page
 
 
+@contextlib.contextmanager
+def shown(lab, browser, name, code, drawn, said):
+    "The page of a widget, once the element `drawn` is there and the text `said`; at the end a picture of it, where LZN_SHOTS names a folder for them."
+    page = opened(lab, browser, f"{name}.ipynb", code)
+    page.wait_for_selector(drawn, state="attached", timeout=120_000)
+    page.wait_for_selector(f"text={said}")
+    yield page
+    if shots := os.environ.get("LZN_SHOTS"): page.locator(".jp-OutputArea").first.screenshot(path=Path(shots) / f"{name}.png")
+    page.close()
+
+
 @pytest.fixture(scope="module")
 def explorer(lab, browser):
-    page = opened(lab, browser, "explorer.ipynb", "from lzn_nb.widgets import ZoneExplorer\nexplorer = ZoneExplorer(draws=10)\nexplorer")
-    page.wait_for_selector(".shapelayer path", state="attached", timeout=120_000)
-    page.wait_for_selector("text=in a wrong zone")
-    yield page
-    if shots := os.environ.get("LZN_SHOTS"): page.locator(".jp-OutputArea").first.screenshot(path=Path(shots) / "explorer.png")
-    page.close()
+    with shown(lab, browser, "explorer", "from lzn_nb.widgets import ZoneExplorer\nexplorer = ZoneExplorer(draws=10)\nexplorer", ".shapelayer path", "in a wrong zone") as page: yield page
 
 
 def field(page, label): return page.get_by_label(label, exact=True)
@@ -155,12 +162,7 @@ def test_ways_are_shown(explorer):
 # -- FlowExplorer ---------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def flow(lab, browser):
-    page = opened(lab, browser, "flow.ipynb", "from lzn_nb.widgets import FlowExplorer\nflow = FlowExplorer()\nflow")
-    page.wait_for_selector(".barlayer path", state="attached", timeout=120_000)
-    page.wait_for_selector("text=latents off by")
-    yield page
-    if shots := os.environ.get("LZN_SHOTS"): page.locator(".jp-OutputArea").first.screenshot(path=Path(shots) / "flow-explorer.png")
-    page.close()
+    with shown(lab, browser, "flow-explorer", "from lzn_nb.widgets import FlowExplorer\nflow = FlowExplorer()\nflow", ".barlayer path", "latents off by") as page: yield page
 
 
 def places(page): return page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].map(e => e.getAttribute('transform')).join()")

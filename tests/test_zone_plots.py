@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, draw_assignment, draw_paths, draw_zones, first_counted, map_picture, owners, paths_back, paths_forward, plane_of,
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, draw_assignment, draw_paths, draw_zones, map_picture, owners, paths_back, paths_forward, plane_of,
                                plotly_assignment, plotly_paths, plotly_zones, zone_colours, zone_map)
 from lzn_nb.zones import LatentZones
 
@@ -133,7 +133,7 @@ def test_ways_move_on_the_screen_and_stand_on_paper(zones):
     assert len(figure.frames) == 6 and [frame.name for frame in figure.frames] == [step.label for step in figure.layout.sliders[0].steps] == ["0.000", "0.200", "0.400", "0.600", "0.800", "1.000"]
     for j in (0, 3): assert torch.allclose(torch.tensor([figure.frames[j].data[0].x, figure.frames[j].data[0].y]).T, paths.positions[j]) and figure.frames[j].traces == (2,)
     json.loads(figure.to_json())
-    assert sum(x is None for x in figure.data[0].x) == 4  # lines of different samples are not joined
+    assert sum(x != x for x in figure.data[0].x) == 4  # lines of different samples are not joined
     axis = draw_paths(paths).axes[0]
     assert torch.allclose(torch.as_tensor(axis.lines[0].get_xydata()).float(), paths.positions[:, 0])
 
@@ -146,7 +146,7 @@ def test_curves_are_those_of_the_alignment(zones, solver):
     for cutoff in (0.0, 0.2, 0.65, 0.99):
         curves, way = assignment_curves(own, z, target, cutoff), own.flow(z, target)
         assert torch.equal(curves.probability, way.log_prob.exp()) and torch.equal(curves.arrives, own.decode(z) == target) and len(curves.times) == len(curves.probability)
-        counted = curves.times >= first_counted(curves)
+        counted = curves.times >= curves.counts_from
         assert torch.allclose(curves.probability[counted].amax(0), best_log_prob(way.log_prob, cutoff, way.first).exp(), atol=1e-6)
     assert len(draw_assignment(curves).axes[0].lines) == 8
     figure = plotly_assignment(curves)
@@ -154,7 +154,7 @@ def test_curves_are_those_of_the_alignment(zones, solver):
 
 
 def test_lines_of_what_does_not_arrive_are_dashed():
-    curves = AssignmentCurves(torch.tensor([0.2, 0.8]), torch.tensor([[0.5, 0.4], [1.0, 0.1]]), torch.tensor([True, False]), 0.0, 0)
+    curves = AssignmentCurves(torch.tensor([0.2, 0.8]), torch.tensor([[0.5, 0.4], [1.0, 0.1]]), torch.tensor([True, False]), 0.0)
     assert [line.get_linestyle() for line in draw_assignment(curves).axes[0].lines] == ["-", "--"]
 
 

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from ..checkpoints import load_checkpoint, naming_checkpoint
 from ..data import ImageData, batches, check_files, load_data
-from ..flow import check_count, free_memory
+from ..flow import free_memory
 from ..nets import UNetDecoder, UNetEncoder, fit_levels
 from ..network import ImageType, LatentZoningNetwork
 from ..parallel import drawn_rows, in_pieces, share, zones_of_batch
@@ -229,7 +229,7 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
         trainer.accelerator.wait_for_everyone()
         if not final_figures(out):
             sheet = lambda network: save_samples(scenario, network, images, out / "samples" / f"{trainer.step:08d}.png", seed) if main else None
-            validate, judge = (lambda network, look=look: look(network, images, config, seed=seed) | (sheet(network) or {}) for look in (scenario.validate, partial(judged, scenario, progress=progress)))
+            validate, judge = (lambda network, look=look: look(network, images, config, seed) | (sheet(network) or {}) for look in (scenario.validate, partial(judged, scenario, progress=progress)))
             train(trainer, *work_of(scenario, config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate, final=judge)
         trainer.accelerator.wait_for_everyone()
         done = Run(scenario, load(scenario, out, device), final_figures(out), images, config, out)

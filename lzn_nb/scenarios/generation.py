@@ -150,7 +150,7 @@ def evaluate_generation(network: LatentZoningNetwork, data: ImageData, config: G
     device, tell = next(network.parameters()).device, telling(progress)
     (train, train_labels), (real, _) = [take_up_to(part, limit, device) for part in (data.train, getattr(data, split))]
     judge, (as_many, _) = Judge(train, train_labels), take_up_to(data.train, config.drawn, device)
-    network.to(memory_format=torch.channels_last)  # a quarter faster on a CPU
+    network.to(memory_format=torch.channels_last)  # 15 to 25 % faster on a CPU
     tell(f"{config.drawn:,} drawn images by the exact solver, then in few steps")
     found = judge_drawings(network, judge, real, as_many, config, seed, progress)
     found["proxy_fid_of_training"] = Result("proxy-FID", frechet_distance(judge.features(train), judge.features(real)), {"training images": f"{len(train):,}", "real": f"{len(real):,}", "features": judge.description})
