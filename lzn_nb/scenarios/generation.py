@@ -10,7 +10,6 @@ __all__ = ['PUBLISHED', 'LARGE', 'GENERATION_PRESETS', 'GENERATION_FIGURES', 'FE
            'validate_generation', 'generation_samples', 'generation_pictures']
 
 # %% ../../nbs/20_generation.ipynb #f168af71
-import math
 from dataclasses import dataclass
 from functools import partial
 
