@@ -35,6 +35,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[lib, f"{lib}.*"]),
+    package_data={lib: ["pretrained/*.safetensors"]},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

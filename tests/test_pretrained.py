@@ -1,0 +1,55 @@
+"The network that ships with the package: small, ready, as good as its notes say, and made anew by the script."
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import make_pretrained
+import pytest
+import torch
+
+import lzn_nb
+from lzn_nb.data import load_data
+from lzn_nb.metrics import Judge, accuracy
+from lzn_nb.saved import load_pretrained, pretrained_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def network(): return load_pretrained("digits-joint")
+
+
+def test_it_is_small_and_there():
+    assert pretrained_names() == ["digits-joint"] and lzn_nb.load_pretrained is load_pretrained
+    assert (ROOT / "lzn_nb" / "pretrained" / "digits-joint.safetensors").stat().st_size < 3_000_000
+
+
+def test_it_draws_and_names_as_well_as_its_notes_say(network):
+    data, told = load_data("digits"), network.notes["figures of the test split, before rounding"]
+    (images, labels), judge = data.test.tensors(), Judge(*data.train.tensors())
+    assert accuracy(network.classify(images), labels) == pytest.approx(told["accuracy"], abs=0.01) and told["accuracy"] > 0.97
+    asked = torch.arange(200) % 10
+    assert accuracy(judge.labels(network.generate("image", label=asked, generator=torch.Generator().manual_seed(0))), asked) > 0.9
+    assert "digits: 1,258 train" in network.notes["trained"] and "seed 0" in network.notes["trained"]
+
+
+def test_another_name_is_refused():
+    with pytest.raises(ValueError, match="name: got 'cats', wanted one of \\['digits-joint'\\]"): load_pretrained("cats")
+    with pytest.raises(AttributeError, match="'lzn_nb' has no attribute 'load_trained'"): lzn_nb.load_trained
+
+
+def test_importing_the_package_loads_nothing():
+    said = subprocess.run([sys.executable, "-c", "import sys, lzn_nb; print('torch' in sys.modules)"], capture_output=True, text=True, cwd=ROOT)
+    assert said.stdout.strip() == "False", said.stderr
+
+
+def test_the_script_makes_the_same_again(tmp_path):
+    first, second = (make_pretrained.make(tmp_path / name, "tiny", progress=False) for name in ("a", "b"))
+    a, b = (make_pretrained_weights(path) for path in (first, second))
+    assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert "preset tiny" in json.dumps(lzn_nb.saved.load(first).notes)
+
+
+def make_pretrained_weights(path):
+    return lzn_nb.saved.load(path).state_dict()
