@@ -7,10 +7,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from lzn_nb.plots import (confusion_table, embedding_map, figure_png, gaussian_check, html_table, image_grid, markdown_table,
-                          mosaic, new_figure, principal_plane, training_curves, write_report)
+from lzn_nb.embedding_plots import embedding_map
+from lzn_nb.plots import (as_screen_text, confusion_table, curves_by_run, draw_reliability, figure_png, gaussian_check, html_table, image_grid, lines_of_runs,
+                          markdown_table, mosaic, mosaic_corners, new_figure, normal_check, principal_plane, reliability, training_curves, write_report)
+from lzn_nb.runs import write_metrics
 
 
 def generator(seed=0):
@@ -28,6 +32,12 @@ def test_mosaic_puts_every_image_in_its_place():
         assert torch.allclose(picture[rows, columns], ((images[k] + 1) / 2).clamp(0, 1).permute(1, 2, 0))
         paper[rows, columns] = False
     assert (picture[paper] == 1).all()
+
+
+@pytest.mark.parametrize("n, columns, size, gap", [(7, 3, (4, 5), (2, 1)), (3, 1, (2, 6), (0, 3)), (1, 4, (1, 1), (1, 1))])
+def test_corners_are_where_the_mosaic_has_put_the_images(n, columns, size, gap):
+    picture = mosaic(torch.arange(n)[:, None, None, None].expand(n, 1, *size) / n - 1, columns, gap)
+    for k, (x, y) in enumerate(mosaic_corners(n, columns, size, gap).tolist()): assert torch.allclose(picture[y:y + size[0], x:x + size[1]], torch.tensor(k / n / 2))
 
 
 def test_grid_shows_images_under_their_titles():
@@ -65,6 +75,29 @@ def test_curves_leave_out_the_final_line_and_gaps():
         with pytest.raises(ValueError, match=f"keys: got '{wrong}'"): training_curves(lines, [wrong])
 
 
+def test_curves_of_several_runs_share_a_panel():
+    runs = {"a $": [{"step": 1, "x": 1.0}, {"step": 2, "x": 0.5}, {"step": 2, "final": True, "x": 9.0, "only": 1.0}], "b": [{"step": 1, "x": 2.0, "y": 3.0}], "c": []}
+    figure = training_curves(runs, ["x", "y"])
+    first, second = figure.axes
+    assert [line.get_xydata().tolist() for line in first.lines] == [[[1, 1], [2, 0.5]], [[1, 2]], []]
+    assert [line.get_xydata().tolist() for line in second.lines] == [[], [[1, 3]], []]
+    assert [line.get_color() for line in first.lines] == [line.get_color() for line in second.lines] and len({line.get_color() for line in first.lines}) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"a \$", "b", "c"]
+    assert not training_curves({"b": runs["b"]}, ["x"]).legends
+    with pytest.raises(ValueError, match=r"keys: got 'only', wanted one of \['step', 'x', 'y'\]"): curves_by_run(runs, ["x", "only"])
+
+
+def test_lines_of_runs_are_named_by_their_folders(tmp_path):
+    for k, name in enumerate(("one/run", "two/run", "other")):
+        (tmp_path / name).mkdir(parents=True)
+        write_metrics(tmp_path / name, step=k)
+    (tmp_path / "empty").mkdir()
+    assert lines_of_runs(tmp_path / "one/run", str(tmp_path / "other")) == {"run": [{"step": 0}], "other": [{"step": 2}]}
+    assert lines_of_runs(tmp_path / "one/run", tmp_path / "two/run", tmp_path / "other") == {"one/run": [{"step": 0}], "two/run": [{"step": 1}], "other": [{"step": 2}]}
+    for folders, words in (((), "folders: got"), ((tmp_path / "other", tmp_path / "other"), "wanted different folders"), ((tmp_path / "empty",), "folders: got empty, which holds no metrics.jsonl")):
+        with pytest.raises(ValueError, match=words): lines_of_runs(*folders)
+
+
 def test_gaussian_check_draws_quantiles_against_quantiles():
     normal = torch.distributions.Normal(0.0, 1.0)
     exact = normal.icdf((torch.arange(600).double() + 0.5) / 600)[torch.randperm(600, generator=generator())].reshape(200, 3)
@@ -73,6 +106,12 @@ def test_gaussian_check_draws_quantiles_against_quantiles():
     assert len(x) == 400 and np.allclose(y, 2 * x + 1) and x.min() < -3 and x.max() > 3
     heights, widths = zip(*[(bar.get_height(), bar.get_width()) for bar in histogram.patches])
     assert np.dot(heights, widths) == pytest.approx(1)
+
+
+def test_densities_are_those_of_a_known_sample():
+    state = normal_check(torch.tensor([[-3.5, -3.5, 0.5], [0.5, 0.5, 9.0]]), bins=8)  # the last is outside
+    assert torch.allclose(state.density, torch.tensor([0.4, 0, 0, 0, 0.6, 0, 0, 0]).double()) and state.edges.tolist() == list(range(-4, 5))
+    assert state.observed.tolist() == [-3.5, -3.5, 0.5, 0.5, 0.5, 9] and torch.allclose(state.expected, -state.expected.flip(0), atol=1e-12)
 
 
 # -- the map ----------------------------------------------------------------------------------
@@ -118,6 +157,7 @@ def test_odd_names_are_drawn_as_they_are():
     for figure in (embedding_map(torch.randn(20, 3, generator=generator()), labels, names), confusion_table(labels, labels, names),
                    image_grid(torch.zeros(2, 1, 2, 2), titles=names[:2], title="$")):
         assert figure_png(figure)[:4] == b"\x89PNG"
+    assert as_screen_text("$a$ <b> &") == "&#36;a&#36; &lt;b&gt; &amp;"
 
 
 @pytest.mark.parametrize("labels, words", [(torch.zeros(3), "labels: got shape"), (torch.tensor([0, 1, 2, 3]), "labels: got values from 0 to 3"),
@@ -146,6 +186,61 @@ def test_confusion_of_many_classes_and_wrong_ones():
     assert not confusion_table(labels, labels, [str(k) for k in range(100)]).axes[0].texts
     for predicted, words in ((labels[:50], "predicted: got shape"), (labels + 1, "predicted: got values from 1 to 100")):
         with pytest.raises(ValueError, match=words): confusion_table(predicted, labels, [str(k) for k in range(100)])
+
+
+# -- reliability ------------------------------------------------------------------------------
+@given(st.lists(st.tuples(st.floats(0, 1) | st.sampled_from([k / 8 for k in range(9)]), st.booleans()), min_size=1, max_size=80), st.integers(1, 30) | st.sampled_from([2, 4, 8]))
+@settings(max_examples=100, deadline=None)
+def test_calibration_error_is_its_formula(samples, bins):
+    "Guo et al. 2017, eq. 3, sample by sample with the bins ((m-1)/M, m/M]."
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64).tolist()
+    held = [[] for _ in range(bins)]
+    for sure, right in samples: held[next(m for m in range(bins) if sure <= edges[m + 1] or m == bins - 1)].append((sure, right))
+    expected = sum(len(b) / len(samples) * abs(sum(right for _, right in b) / len(b) - sum(sure for sure, _ in b) / len(b)) for b in held if b)
+    state = reliability(torch.tensor([sure for sure, _ in samples], dtype=torch.float64), torch.tensor([right for _, right in samples]), bins)
+    assert state.count.tolist() == [len(b) for b in held] and state.error == pytest.approx(expected, abs=1e-12)
+    assert torch.equal(state.accuracy.isnan(), state.count == 0) and torch.equal(state.confidence.isnan(), state.count == 0)
+
+
+@given(st.integers(1, 50), st.integers(0, 50), st.floats(0, 1), st.integers(1, 20))
+@settings(max_examples=50, deadline=None)
+def test_the_error_of_one_confidence_is_its_distance_to_the_share_of_right_ones(n, right, sure, bins):
+    right = min(right, n)
+    state = reliability(torch.full((n,), sure, dtype=torch.float64), torch.arange(n) < right, bins)
+    assert state.error == pytest.approx(abs(sure - right / n), abs=1e-9)
+
+
+def test_an_edge_belongs_to_the_bin_below_it():
+    assert reliability(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0]), torch.ones(5), 4).count.tolist() == [2, 1, 1, 1]
+    assert reliability(torch.arange(11) / 10, torch.ones(11), 10).count.sum() == 11
+
+
+def test_the_error_of_over_and_under_confidence_in_one_bin_cancels():
+    "Why it depends on the number of bins: in one bin 0.6 that is right and 0.4 that is wrong look calibrated."
+    sure, right = torch.tensor([0.6, 0.4], dtype=torch.float64), torch.tensor([True, False])
+    assert reliability(sure, right, 1).error == pytest.approx(0) and reliability(sure, right, 2).error == pytest.approx(0.4)
+
+
+def test_a_calibrated_sample_has_a_small_error_and_a_sure_one_a_large():
+    sure = torch.rand(20_000, generator=generator())
+    right = torch.rand(20_000, generator=generator(1)) < sure
+    assert reliability(sure, right).error < 0.02 and reliability(sure.sqrt(), right).error == pytest.approx(1 / 6, abs=0.02)  # ∫ √p - p
+
+
+@pytest.mark.parametrize("sure, right, bins, words", [
+    (torch.zeros(0), torch.zeros(0), 5, "confidence: got shape"), (torch.tensor([1.1]), torch.tensor([True]), 5, "confidence: got shape"), (torch.tensor([math.nan]), torch.tensor([True]), 5, "confidence: got shape"),
+    (torch.zeros(2, 2), torch.zeros(2, 2), 5, "confidence: got shape"), (torch.zeros(2), torch.zeros(3), 5, r"right: got shape \[3\], wanted \[2\]"), (torch.zeros(2), torch.tensor([0, 2]), 5, "right: got shape"), (torch.zeros(1), torch.zeros(1), 0, "bins: got 0")])
+def test_reliability_refuses(sure, right, bins, words):
+    with pytest.raises(ValueError, match=words): reliability(sure, right, bins)
+
+
+def test_the_diagram_shows_accuracy_gap_and_counts():
+    state = reliability(torch.tensor([0.1, 0.9, 0.95, 1.0]), torch.tensor([0, 1, 0, 1]), bins=4)
+    upper, lower = draw_reliability(state, "a $").axes
+    assert [(bar.get_x(), bar.get_height()) for bar in upper.patches] == [(0, 0), (0.75, pytest.approx(2 / 3))] and [bar.get_height() for bar in lower.patches] == [1, 0, 0, 3]
+    gaps = [segment.tolist() for segment in upper.collections[0].get_segments()]
+    assert np.allclose(gaps, [[[0.1, 0], [0.1, 0.1]], [[0.95, 2 / 3], [0.95, 0.95]]])
+    assert upper.get_title() == f"a \\$: calibration error {state.error:.3f}"
 
 
 # -- tables -----------------------------------------------------------------------------------

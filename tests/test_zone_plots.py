@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, draw_assignment, draw_paths, draw_zones, map_picture, owners, paths_back, paths_forward, plane_of,
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, chances_at, draw_assignment, draw_paths, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
                                plotly_assignment, plotly_paths, plotly_zones, zone_colours, zone_map)
 from lzn_nb.zones import LatentZones
 
@@ -177,3 +177,29 @@ def test_without_plotly_it_is_said_what_is_missing(zones, monkeypatch):
 def test_a_plane_keeps_what_it_is_given():
     plane = Plane(torch.zeros(3), torch.eye(3)[:2])
     assert torch.equal(plane.shadow(torch.tensor([[1.0, 2.0, 3.0]])), torch.tensor([[1.0, 2.0]]))
+
+
+def test_chances_begin_with_the_weights_and_end_with_the_owner():
+    draw = torch.Generator().manual_seed(0)
+    zones = LatentZones(2 * torch.randn(5, 6, generator=draw, dtype=torch.float64) + 3, torch.tensor([1.0, 2.0, 3.0, 4.0, 0.5]), steps=40)
+    z = torch.randn(50, 6, generator=draw, dtype=torch.float64)
+    torch.testing.assert_close(chances_at(zones, z, 0.0), zones.log_weights.exp().expand(50, 5))
+    assert torch.equal(chances_at(zones, z, 1.0).argmax(1), zones.decode(z)) and torch.equal(chances_at(zones, z, 1.0).amax(1), torch.ones(50, dtype=torch.float64))
+    for time in (0.1, 0.3, 0.6):  # what `flow` says of each target is what is said here of it
+        chances = chances_at(zones, z, time)
+        torch.testing.assert_close(chances.sum(1), torch.ones(50, dtype=torch.float64))
+        for k in range(5):
+            way = zones.flow(z, torch.full((50,), k), keep_path=True)
+            nearest = int((way.path.times[way.first:] - time).abs().argmin())
+            torch.testing.assert_close(chances[:, k], way.log_prob[nearest].exp(), atol=1e-8, rtol=1e-6)
+
+
+def test_a_margin_is_small_at_a_border_and_large_far_from_it():
+    zones = LatentZones(torch.tensor([[-3.0, 0.0], [3.0, 0.0]], dtype=torch.float64), steps=60)
+    def at(x: float) -> float:
+        z = torch.tensor([[x, 0.3]], dtype=torch.float64)
+        return float(margin(chances_at(zones, z, 0.2), zones.decode(z)))
+    assert at(1e-3) < 0.01 < at(0.3) < at(1.0) < at(2.0) <= 1
+    some = torch.tensor([[0.2, 0.7, 0.1]])
+    torch.testing.assert_close(torch.cat([margin(some, torch.tensor([k])) for k in (0, 1, 2)]), torch.tensor([-0.5, 0.5, -0.6]))
+    assert margin(torch.ones(1, 1), torch.tensor([0])) == 1.0
