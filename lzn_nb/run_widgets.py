@@ -17,7 +17,7 @@ from pathlib import Path
 from .checkpoints import checkpoint_paths
 from .plots import COLOURS
 from .runs import read_metrics
-from .widgets import ipywidgets, sentence
+from .widgets import ipywidgets, sentence, up_to_date
 from .zone_plots import graph_objects
 
 # %% ../nbs/10a_run_widgets.ipynb #ba25215d
@@ -76,8 +76,8 @@ class RunView:
     "Figure, samples and status of the run in the folder `out`, brought up to date by `refresh`."
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None):
         w, self.out, self.keys, self.shown, self.process, self.stopping = ipywidgets(), Path(out), keys, None, None, False
-        self.figure = graph_objects().FigureWidget(layout={"width": 560, "height": 320, "xaxis": {"title": "update"}, "margin": {"l": 50, "r": 10, "t": 30, "b": 40}})
-        self.samples, self.said = w.Image(format="png", layout={"max_width": "26em", "visibility": "hidden"}), w.HTML()
+        self.figure = graph_objects().FigureWidget(layout={"width": 560, "height": 320, "xaxis": {"title": "update"}, "margin": {"l": 50, "r": 10, "t": 30, "b": 40}, "legend": {"orientation": "h", "y": 1.12, "x": 0}})
+        self.samples, self.said = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"}), w.HTML()
 
     def refresh(self) -> bool:
         "Show what is new; whether more may come."
@@ -109,7 +109,7 @@ class TrainingMonitor(RunView):
 
     def _ipython_display_(self) -> None:
         from IPython.display import display
-        display(self.box)
+        display(up_to_date(self.box))
         self.watching = asyncio.ensure_future(self.watch())
 
     async def watch(self) -> None:

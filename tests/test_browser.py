@@ -31,6 +31,8 @@ def lab(tmp_path_factory):
     "A JupyterLab on loopback; gives its address and the folder that it shows."
     folder = tmp_path_factory.mktemp("lab")
     with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+    quiet = folder / ".config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True); quiet.write_text('{"fetchNews": "false"}')  # else it asks in the corner of every page
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "OMP_NUM_THREADS": "1"}
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.token=", "--LabApp.news_url=none", f"--notebook-dir={folder}"],
@@ -47,16 +49,21 @@ def browser():
         chromium.close()
 
 
+def arrived(browser, address):
+    "A page at an address whose server may still be starting."
+    page, until = browser.new_page(viewport={"width": 1300, "height": 1150}), time.time() + 90
+    while True:
+        try: page.goto(address, timeout=90_000); return page
+        except Exception:
+            if time.time() > until: raise
+            time.sleep(0.5)
+
+
 def opened(lab, browser, name, *cells):
     "The page of a notebook whose first cell has been run."
     address, folder = lab
     notebook(folder / name, *cells)
-    page, until = browser.new_page(viewport={"width": 1300, "height": 1000}), time.time() + 90
-    while True:
-        try: page.goto(f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}", timeout=30_000); break
-        except Exception:
-            if time.time() > until: raise
-            time.sleep(0.5)
+    page = arrived(browser, f"{address}/lab/workspaces/{Path(name).stem}/tree/{name}")
     page.wait_for_selector(".jp-Notebook .cm-content", timeout=120_000)
     page.wait_for_selector("text=| Idle", timeout=120_000)
     page.click(".jp-Cell .cm-content >> nth=0")
@@ -146,9 +153,14 @@ def test_anchors_are_added_and_deleted_and_the_last_one_stays(explorer):
     page.wait_for_selector("[role=alert] >> text=one is left")
 
 
-def test_every_control_has_a_label_and_a_tooltip(explorer):
+def controls(page):
+    "Label and tooltip of every control on the page."
     titled = "e => [e.querySelector('label')?.innerText || e.innerText, e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
-    found = explorer.evaluate(f"() => [...document.querySelectorAll('.jp-OutputArea .widget-inline-hbox:not(.widget-html), .jp-OutputArea button.widget-button, .jp-OutputArea button.widget-toggle-button')].map({titled})")
+    return page.evaluate(f"() => [...document.querySelectorAll('.jp-OutputArea .widget-inline-hbox:not(.widget-html), .jp-OutputArea button.widget-button, .jp-OutputArea button.widget-toggle-button')].map({titled})")
+
+
+def test_every_control_has_a_label_and_a_tooltip(explorer):
+    found = controls(explorer)
     assert len(found) >= 13 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
 
 
@@ -206,3 +218,213 @@ def test_it_plays(flow):
     page.locator(".widget-play button").first.click()
     first = settled(page, lambda: places(page), before)
     settled(page, lambda: places(page), first)
+
+
+# -- LatentPlayground -----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def playground(lab, browser):
+    with shown(lab, browser, "playground", "from lzn_nb.latent_widgets import LatentPlayground\nplayground = LatentPlayground()\nplayground", "canvas[role=application]", "225 of 225 images decoded") as page: yield page
+
+
+def slide(page, name, *keys):
+    page.locator(".widget-slider", has_text=name).locator(".noUi-handle, [role=slider]").first.focus()
+    for key in keys: page.keyboard.press(key)
+
+
+def sheet(page, what): return page.get_by_alt_text(what).get_attribute("src")
+
+
+def test_a_click_on_the_map_shows_what_lies_there(playground):
+    page, what = playground, "this latent, with different noise"
+    before, status = sheet(page, what), lambda: page.locator("[role=status]", has_text="is read as").first.inner_text()
+    told, box = status(), page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
+    page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
+    settled(page, lambda: sheet(page, what), before)
+    assert settled(page, status, told).startswith("This point is read as")
+    assert float(field(page, "u").input_value()) > 2.5 and float(field(page, "v").input_value()) > 2.5
+
+
+def test_the_keyboard_can_choose_point_label_and_noise(playground):
+    page = playground
+    before = sheet(page, "this latent, with different noise")
+    field(page, "u").fill("-3"); page.keyboard.press("Enter")
+    before = settled(page, lambda: sheet(page, "this latent, with different noise"), before)
+    slide(page, "noise", "ArrowRight")
+    settled(page, lambda: sheet(page, "this latent, with different noise"), before)
+    field(page, "label").select_option("7")
+    page.wait_for_selector("text=draws from the zone of 7")
+    before = sheet(page, "draws from the zone of 7")
+    slide(page, "α", "Home")
+    settled(page, lambda: sheet(page, "draws from the zone of 7"), before)
+    page.wait_for_selector("[role=status] >> text=is read as 7")
+
+
+def test_another_plane_is_another_map(playground):
+    page, before = playground, picture(playground)
+    page.get_by_role("button", name="three zones").click()
+    settled(page, lambda: picture(page), before)
+    page.wait_for_selector("text=225 of 225 images decoded")
+    assert page.locator(".scatterlayer .textpoint").count() == 3
+    page.get_by_label("zones", exact=True).select_option("1")
+    page.wait_for_selector("[role=alert] >> text=wanted three different ones")
+    page.get_by_label("zones", exact=True).select_option("0")
+    page.get_by_role("button", name="the origin").click()
+
+
+def pixel(page, row, column):
+    box = page.locator("canvas[role=application]").bounding_box()
+    return box["x"] + (column + 0.5) * box["width"] / 8, box["y"] + (row + 0.5) * box["height"] / 8
+
+
+def test_a_painted_digit_is_read(playground):
+    page = playground
+    page.locator("canvas[role=application]").scroll_into_view_if_needed()
+    page.mouse.move(*pixel(page, 0, 4)); page.mouse.down()
+    for row in range(1, 8): page.mouse.move(*pixel(page, row, 4))
+    page.mouse.up()
+    page.wait_for_selector("[role=status] >> text=The drawing is read as")
+    page.wait_for_selector("text=draws from the drawing's zone")
+    page.get_by_alt_text("the drawing, and its reconstruction").wait_for()
+
+
+def test_the_keyboard_paints_and_the_notebook_stays_where_it_is(playground):
+    page, label = playground, lambda: playground.locator("canvas[role=application]").get_attribute("aria-label")
+    cells = page.locator(".jp-Notebook .jp-Cell").count()
+    page.get_by_role("button", name="Wipe").click()
+    page.get_by_alt_text("the drawing, and its reconstruction").wait_for(state="detached")
+    page.locator("canvas[role=application]").focus()
+    for key in ("ArrowUp", "ArrowLeft", "Space"): page.keyboard.press(key)
+    assert "row 4, column 4 is 100 % light" in label(), label()
+    page.wait_for_selector("[role=status] >> text=The drawing is read as")
+    page.keyboard.press("Backspace")
+    assert "is 0 % light" in label() and page.evaluate("() => document.activeElement.tagName") == "CANVAS"
+    page.keyboard.press("d"); page.keyboard.press("d")  # which deletes a cell, where JupyterLab hears it
+    assert page.locator(".jp-Notebook .jp-Cell").count() == cells
+
+
+def upload(page, path):
+    with page.expect_file_chooser() as chooser: page.get_by_role("button", name="Image file").click()
+    chooser.value.set_files(path)
+
+
+def test_files_are_read_or_refused(playground, tmp_path):
+    from PIL import Image, ImageDraw
+    page, image = playground, Image.new("RGB", (240, 240), "white")
+    for stroke in ([(110, 10), (55, 130), (185, 130)], [(160, 60), (140, 230)]): ImageDraw.Draw(image).line(stroke, fill="black", width=30)
+    image.save(tmp_path / "four.png"); (tmp_path / "broken.png").write_bytes(b"no picture")
+    upload(page, tmp_path / "broken.png")
+    page.wait_for_selector("[role=alert] >> text=broken.png cannot be read as an image")
+    upload(page, tmp_path / "four.png")
+    page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
+
+
+def test_every_control_of_the_playground_has_a_label_and_a_tooltip(playground):
+    found = controls(playground)
+    assert len(found) >= 18 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+
+
+# -- EmbeddingExplorer ----------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def embeddings(lab, browser):
+    with shown(lab, browser, "embeddings", "from lzn_nb.embedding_widgets import EmbeddingExplorer\nexplorer = EmbeddingExplorer()\nexplorer", ".scatterlayer .points path", "359 test images") as page: yield page
+
+
+def test_the_layout_follows_the_controls(embeddings):
+    page, before = embeddings, places(embeddings)
+    page.get_by_role("button", name="latent").click()
+    before = settled(page, lambda: places(page), before)
+    slide(page, "α", "Home")
+    settled(page, lambda: places(page), before)
+    field(page, "images").select_option("valid")
+    page.wait_for_selector("[role=status] >> text=180 valid images")
+    field(page, "images").select_option("test")
+    page.wait_for_selector("[role=status] >> text=359 test images")
+    page.get_by_role("button", name="anchor").click()
+
+
+def test_the_keyboard_chooses_a_class_and_a_range(embeddings):
+    page = embeddings
+    field(page, "choose").select_option("read wrongly")
+    page.wait_for_selector("text=11 chosen images")
+    settled(page, lambda: page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].filter(e => getComputedStyle(e).opacity < 0.5).length"), 0)
+    assert page.locator("td", has_text="all").count() == 1 and "0%" in page.locator("tr", has_text="all").inner_text()
+    page.locator(".widget-slider", has_text="from … to").locator("[role=slider]").first.focus()
+    for _ in range(3): page.keyboard.press("PageUp")
+    page.wait_for_selector("text=the first 60 of them")
+
+
+def test_umap_comes_later_and_does_not_block(embeddings):
+    page, before = embeddings, places(embeddings)
+    page.get_by_role("button", name="UMAP").click()
+    page.wait_for_selector("text=UMAP is being fitted")
+    field(page, "choose").select_option("3")
+    page.wait_for_selector("text=chosen images", timeout=60_000)
+    settled(page, lambda: places(page), before, 120)
+    page.wait_for_selector("[role=status] >> text=359 test images")
+    before = places(page)
+    page.get_by_role("button", name="PCA").click()
+    settled(page, lambda: places(page), before)
+
+
+def test_a_lasso_chooses_and_the_mouse_shows_one(embeddings):
+    page = embeddings
+    field(page, "choose").select_option("nobody")
+    page.wait_for_selector("text=nobody is chosen")
+    spot = page.locator(".scatterlayer .points path").nth(100).bounding_box()
+    page.mouse.move(spot["x"] + 60, spot["y"]); page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2, steps=5)
+    page.wait_for_selector("img[alt*='read as']")
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    at = lambda x, y: (box["x"] + x * box["width"], box["y"] + y * box["height"])
+    page.mouse.move(*at(0.2, 0.2)); page.mouse.down()
+    for x, y in ((0.5, 0.15), (0.8, 0.3), (0.8, 0.8), (0.5, 0.85), (0.2, 0.7), (0.2, 0.2)): page.mouse.move(*at(x, y), steps=4)
+    page.mouse.up()
+    page.wait_for_selector("text=chosen images")
+    assert page.locator("tr").count() > 3
+
+
+def test_every_control_of_the_embedding_has_a_label_and_a_tooltip(embeddings):
+    found = controls(embeddings)
+    assert len(found) >= 9 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+
+
+# -- TrainingMonitor ------------------------------------------------------------------------------
+def test_a_run_is_watched_and_stopped(lab, browser):
+    code = """from lzn_nb.run_widgets import TrainingMonitor, start_run
+process = start_run("joint", "run", "--preset", "tiny", "--set", "steps=999999", "--set", "log_every=5", "--set", "eval_every=40", "--set", "save_every=20")
+monitor = TrainingMonitor("run", process, seconds=0.3)
+monitor"""
+    with shown(lab, browser, "monitor", code, ".js-plotly-plot", "last checkpoint") as page:
+        page.wait_for_selector(".scatterlayer .lines path", state="attached", timeout=120_000)
+        status = lambda: page.locator("[role=status]").first.inner_text()
+        settled(page, status, settled(page, status, status(), 60), 60)  # it goes on
+        page.locator(".widget-image").wait_for(timeout=60_000)  # a sheet of samples
+        page.get_by_role("button", name="Stop").click()
+        page.wait_for_selector("[role=status] >> text=ended", timeout=60_000)
+        assert page.get_by_role("button", name="Stop").is_disabled() and "none yet" not in status()
+
+
+# -- the page without code ------------------------------------------------------------------------
+def test_the_page_without_code_comes_up_and_reacts(browser, tmp_path):
+    pytest.importorskip("voila")
+    with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    with open(tmp_path / "voila.log", "w") as log:
+        server = subprocess.Popen([sys.executable, "-m", "voila", str(ROOT / "app" / "playground.ipynb"), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
+        try:
+            page = arrived(browser, f"http://127.0.0.1:{port}")
+            page.wait_for_selector("text=225 of 225 images decoded", timeout=120_000)
+            page.wait_for_selector("canvas[role=application]")
+            assert "import" not in page.locator("body").inner_text()  # no code
+            page.get_by_label("label", exact=True).select_option("7")
+            page.wait_for_selector("[role=status] >> text=is read as 7")
+            box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+            page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
+            page.wait_for_selector("[role=status] >> text=This point is read as")
+            if shots := os.environ.get("LZN_SHOTS"): page.screenshot(path=Path(shots) / "app.png")
+            page.get_by_role("tab", name="Embeddings").click()
+            page.wait_for_selector("text=359 test images")
+            page.get_by_label("choose", exact=True).select_option("read wrongly")
+            page.wait_for_selector("text=11 chosen images")
+            if shots: page.screenshot(path=Path(shots) / "app-embeddings.png")
+        finally: server.terminate(); server.wait(30)

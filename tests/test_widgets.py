@@ -7,7 +7,7 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb.widgets import FlowExplorer, Latest, ZoneExplorer, explored, posterior, sentence, solved
+from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, posterior, sentence, solved
 from lzn_nb.zones import LatentZones
 
 SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -39,6 +39,57 @@ def test_without_a_loop_it_is_served_at_once():
     served = []
     Latest(lambda: served.append(1))()
     assert served == [1]
+
+
+def test_a_hand_that_never_rests_is_served_now_and_then():
+    "Events closer together than the delay must not put the work off for ever; the last one is always served."
+    served = []
+
+    async def ask():
+        value = []
+        latest = Latest(lambda: served.append(value[-1]), delay=0.03, often=0.05)
+        until = asyncio.get_running_loop().time() + 0.5
+        while asyncio.get_running_loop().time() < until: value.append(len(value)); latest(); await asyncio.sleep(0.005)
+        seen = len(served)
+        await asyncio.sleep(0.1)
+        return seen, value[-1]
+
+    seen, last = asyncio.run(ask())
+    assert 3 <= seen < 30 and served[-1] == last and served == sorted(set(served))
+
+
+# -- long work ----------------------------------------------------------------------------------
+def test_long_work_leaves_room_for_others_and_is_dropped_by_the_next_request():
+    done, other = [], []
+
+    async def ask():
+        asked = ["first"]
+        def parts():
+            mine = asked[0]
+            for k in range(20): done.append((mine, k)); yield
+        work = InParts(parts, done.append)
+        work()
+        for _ in range(3): await asyncio.sleep(0.002); other.append(len(done))
+        assert work.busy and 1 < len(done) < 20 and len(set(other)) > 1
+        asked[0] = "second"; work()
+        await asyncio.sleep(0.3)
+        assert not work.busy and done[-20:] == [("second", k) for k in range(20)] and ("first", 19) not in done
+        work(); work.stop()
+        await asyncio.sleep(0.05)
+        assert done[-1] == ("second", 0)
+
+    asyncio.run(ask())
+
+
+def test_long_work_without_a_loop_and_what_goes_wrong_in_it():
+    done, wrong = [], []
+    def parts():
+        done.append(1); yield
+        raise ValueError("no")
+
+    work = InParts(parts, wrong.append)
+    work()
+    assert done == [1] and str(wrong[0]) == "no" and not work.busy
 
 
 # -- state --------------------------------------------------------------------------------------

@@ -1,0 +1,238 @@
+"""The playground and its views without a browser: state and what is shown of it, files, drawings, and what is said when something is wrong."""
+import asyncio
+import base64
+import builtins
+import io
+from datetime import datetime
+
+import pytest
+import torch
+from PIL import Image
+from traitlets import TraitError
+
+from lzn_nb.data import load_data
+from lzn_nb.latent_views import Trained, border_light, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
+from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
+from lzn_nb.nets import UNetDecoder, UNetEncoder
+from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
+
+
+@pytest.fixture(scope="module")
+def trained(): return Trained()
+
+
+@pytest.fixture
+def playground(): return LatentPlayground(side=4, samples=2)
+
+
+def png(image, kind="PNG"):
+    image.save(buffer := io.BytesIO(), kind)
+    return buffer.getvalue()
+
+
+def seen_map(playground): return playground.figure.layout.images[0].source
+
+
+def a_digit(trained, label=4): return ((trained.images[trained.labels == label][0] + 1) / 2).flatten().tolist()
+
+
+# -- views --------------------------------------------------------------------------------------
+def test_planes_go_through_what_they_are_asked_to(trained):
+    plane = plane_for(trained, "zones", (3, 5, 8))
+    for k in (3, 5, 8): assert torch.allclose(plane.points(plane.shadow(trained.centres[k][None])), trained.centres[k], atol=1e-4)
+    assert plane_for(trained, "origin").origin.norm() == 0
+    with pytest.raises(ValueError, match="zones: got 3, 3, 8, wanted three different ones"): plane_for(trained, "zones", (3, 3, 8))
+
+
+def test_a_map_is_completed_from_the_top(trained):
+    _, noise = trained.noises(0, 1)
+    parts = list(slice_parts(trained, plane_for(trained, "origin"), noise, side=5, rows=2, half=2.0))
+    assert [len(part.images) for part in parts] == [0, 10, 20, 25] and parts[0].places[0, 0].tolist() == pytest.approx([-1.6, 1.6]) and parts[0].places[-1, -1].tolist() == pytest.approx([1.6, -1.6])
+    last = parts[-1]
+    z = last.plane.points(last.places[1, 3][None])
+    assert int(trained.label_zones.decode(z)) == int(last.owner[1, 3])
+    assert torch.allclose(last.images[8], trained.network.decode("image", z, noise=noise, steps=4)[0], atol=1e-4)
+    empty, full = (slice_picture(part, 10) for part in (parts[0], last))
+    assert empty.shape == full.shape and full.min() >= 0 and full.max() <= 1 and not torch.equal(empty, full)
+    assert torch.equal(grid_places(1.0, 2), torch.tensor([[[-0.5, 0.5], [0.5, 0.5]], [[-0.5, -0.5], [0.5, -0.5]]]))
+
+
+@pytest.mark.parametrize("given, what", [({"side": 0}, "side: got 0"), ({"half": 0.0}, "half: got 0"), ({"time": 2.0}, "time: got 2"), ({"rows": 0}, "rows: got 0")])
+def test_maps_that_cannot_be_drawn_are_named(trained, given, what):
+    with pytest.raises(ValueError, match=what): next(slice_parts(trained, plane_for(trained, "origin"), trained.noises(0, 1)[1], **given))
+
+
+def test_the_nearest_image_is_the_one_whose_zone_it_is(trained):
+    z = trained.zones.encode([17], alpha=0.5, generator=torch.Generator().manual_seed(0))
+    seen = look_at(trained, z, trained.noises(0, 1)[1], near=5)
+    assert int(seen.near[0]) == 17 and seen.distances[0] == 0 and torch.equal(seen.distances, seen.distances.sort().values) and seen.samples.shape == (1, 1, 8, 8)
+
+
+def test_noise_is_the_same_for_the_first(trained):
+    for few, many in zip(trained.noises(3, 1), trained.noises(3, 5)): assert torch.equal(few[0], many[0])
+    assert not torch.equal(trained.noises(3, 1)[0], trained.noises(4, 1)[0])
+
+
+def test_a_training_image_is_read_as_its_label(trained):
+    read = read_drawing(trained, trained.images[:1], draws=32)
+    assert read.label == int(trained.labels[0]) == int(read.shares.argmax()) and float(read.shares.sum()) == pytest.approx(1.0) and (read.again - read.image).square().mean() < 0.2
+    with pytest.raises(ValueError, match=r"image: got torch.float32 of shape \[1, 1, 9, 9\]"): read_drawing(trained, torch.zeros(1, 1, 9, 9))
+    with pytest.raises(ValueError, match="draws: got 0"): read_drawing(trained, trained.images[:1], draws=0)
+
+
+def test_networks_that_do_not_fit_are_named(trained):
+    label = LabelType(10, 8)
+    blind = LatentZoningNetwork({"image": ImageType(None, UNetDecoder(1, 8, latent_dim=8, width=8, mults=(1,), blocks=1), (1, 8, 8), 8), "label": label})
+    dumb = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 8, width=8, mults=(1,), blocks=1), None, (1, 8, 8), 8), "label": label})
+    for network, what in ((LatentZoningNetwork({"label": label}), r"got one of \['label'\], wanted"), (blind, "have no encoder"), (dumb, "have no decoder"), ("digits", "got one of str"), (joint_network(JOINT_PRESETS["tiny"], (1, 8, 8), 7), "got 10 classes, wanted 7"), (joint_network(JOINT_PRESETS["tiny"], (3, 8, 8), 10), r"got images of shape \[1, 8, 8\], wanted \[3, 8, 8\]")):
+        with pytest.raises(ValueError, match=what): Trained(network)
+    with pytest.raises(ValueError, match="data: got 'nothing'"): Trained(data="nothing")
+
+
+# -- files --------------------------------------------------------------------------------------
+def test_files_become_pixels():
+    half = Image.new("L", (40, 40), 255); half.paste(0, (0, 0, 40, 20))
+    pixels = upload_pixels(png(half), "half.png", (1, 8, 8))
+    assert pixels.shape == (1, 8, 8) and pixels[0, 0].max() == 0 and pixels[0, -1].min() == 1
+    red = upload_pixels(png(Image.new("RGB", (60, 30), "red"), "JPEG"), "red.jpg", (3, 4, 4))
+    assert red.shape == (3, 4, 4) and red[0].min() > 0.95 and red[1:].max() < 0.05
+    assert upload_pixels(png(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), "clear.png", (1, 4, 4)).min() == 1  # nothing on white
+    assert upload_pixels(png(Image.new("P", (9, 9))), "palette.png", (1, 4, 4)).shape == (1, 4, 4)
+    frame = torch.zeros(1, 4, 4); frame[:, 1:3, 1:3] = 1
+    assert border_light(frame) == 0 and border_light(1 - frame) == 1
+
+
+@pytest.mark.parametrize("content, what", ids=["empty", "text", "cut off", "large", "16 bits"], argvalues=[(b"", "nobody knows its format"), (b"hello", "x cannot be read as an image"), (png(Image.effect_noise((64, 64), 90))[:2000], "cannot be read"), (b"0" * 20_000_001, "x has 20 MB, wanted 20 at most"), (png(Image.new("I;16", (8, 8))), "more than 8 bits a channel")])
+def test_files_that_hold_no_image_are_refused(content, what):
+    with pytest.raises(ValueError, match=what): upload_pixels(content, "x", (1, 8, 8))
+
+
+def test_images_that_are_bombs_are_refused(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    for side in (8, 40):
+        with pytest.raises(ValueError, match="cannot be read as an image"): upload_pixels(png(Image.new("L", (side, side))), "x", (1, 8, 8))
+
+
+# -- the playground -----------------------------------------------------------------------------
+def test_coordinates_labels_and_noise_change_what_is_shown(playground):
+    s, shown = playground.state, playground.samples
+    point, u, v, label, alpha, seed, time = playground.controls
+    before = shown.value
+    u.value, v.value = 2.0, -1.0
+    assert (s.u, s.v, s.source) == (2.0, -1.0, "point") and shown.value != before and list(playground.figure.data[2].x) == [2.0]
+    before = shown.value
+    seed.value = 3
+    assert s.seed == 3 and shown.value != before
+    label.value = 7
+    assert s.source == "label" == point.value and "draws from the zone of 7" in shown.value and "<b>7</b>" in playground.said.value and len(playground.figure.data[2].x) == 0
+    before = shown.value
+    alpha.value = 0.0
+    assert shown.value != before and not alpha.disabled
+    time.value = 1.0
+    assert max(playground.bars.data[0].y) == 1.0 and "t = 1.00" in playground.said.value
+    point.value = "point"
+    assert alpha.disabled and "This point" in playground.said.value
+
+
+def test_a_click_looks_at_the_cell(playground):
+    playground.go_to(*playground.slice.places[0, 3].tolist())
+    assert (playground.state.u, playground.state.v) == (3.0, 3.0) and playground.controls[1].value == 3.0
+    assert playground.seen.label == int(playground.slice.owner[0, 3])
+
+
+def test_planes_and_reach_change_the_map(playground):
+    before, (plane, corners, half) = seen_map(playground), playground.slice_controls
+    half.value = 2.0
+    assert seen_map(playground) != before and tuple(playground.figure.layout.xaxis.range) == (-2.0, 2.0) and "16 of 16" in playground.mapped.value
+    before = seen_map(playground)
+    plane.value = "zones"
+    assert seen_map(playground) != before and tuple(playground.figure.data[1].text) == ("0", "1", "2")
+    before = seen_map(playground)
+    corners.children[0].value = 5
+    assert playground.state.corners == [5, 1, 2] and seen_map(playground) != before
+    before = seen_map(playground)
+    corners.children[0].value = 1
+    assert 'role="alert"' in playground.mapped.value and "wanted three different ones" in playground.mapped.value and seen_map(playground) == before
+    playground.state.corners = [7, 8, 9]
+    assert [corner.value for corner in corners.children] == [7, 8, 9] and 'role="status"' in playground.mapped.value
+
+
+def test_a_drawing_is_read_and_wiped(playground):
+    s, pad, digit = playground.state, playground.pad, a_digit(playground.trained)
+    s.source = "drawing"
+    assert 'role="alert"' in playground.said.value and "paint on the pad" in playground.said.value
+    pad.stroke = [pad.sheet, *digit]
+    assert s.source == "drawing" and "<b>4</b>" in playground.heard.value and "reconstruction" in playground.again.value and "its nearest anchor" in playground.said.value and playground.bars.data[1].visible
+    assert s.drawing == digit and int(playground.seen.near[0]) == int((playground.trained.labels == 4).nonzero()[0, 0])
+    playground.turn()
+    assert s.drawing == pytest.approx([1 - p for p in digit]) and pad.pixels == pytest.approx(s.drawing)
+    sheet = pad.sheet
+    playground.wipe()
+    assert s.drawing == [] and pad.sheet > sheet and not any(pad.pixels) and playground.heard.value == ""
+    pad.stroke = [sheet, *digit]  # late, and meant for the sheet before
+    assert s.drawing == [] and not any(pad.pixels)
+    s.drawing = [0.5] * 7
+    assert "drawing: got 7 numbers, wanted 64" in playground.heard.value
+    with pytest.raises(TraitError): s.drawing = [2.0]
+
+
+def test_files_are_drawn_or_refused(playground):
+    page = Image.new("L", (80, 80), 255); page.paste(0, (30, 10, 50, 70))
+    playground.take("one.png", png(page))
+    drawing = torch.tensor(playground.state.drawing).reshape(8, 8)
+    assert drawing[0].max() == 0 and drawing[4, 3:5].max() == 1 and playground.pad.pixels == playground.state.drawing and "read as" in playground.heard.value  # light on dark, like the digits
+    before = playground.state.drawing
+    playground.upload.value = ({"name": "<b>.png", "type": "image/png", "size": 3, "content": memoryview(b"bad"), "last_modified": datetime.now()},)
+    assert playground.upload.value == () and 'role="alert"' in playground.refused.value and "&lt;b&gt;.png cannot be read" in playground.refused.value and playground.state.drawing == before
+    playground.wipe()
+    assert playground.refused.value == ""
+
+
+def test_the_map_comes_in_parts_and_the_last_request_wins():
+    async def ask():
+        playground = LatentPlayground(side=6, samples=1)
+        playground.state.half = 3.0
+        assert playground.map.busy and "0 of 36 images decoded …" in playground.mapped.value  # the zones are there at once
+        playground.state.half = 2.0
+        while playground.map.busy: await asyncio.sleep(0.01)
+        assert playground.slice.half == 2.0 and "36 of 36" in playground.mapped.value
+        playground.state.half = 1.0
+        playground.stop_button.click()
+        await asyncio.sleep(0.1)
+        assert not playground.map.busy and len(playground.slice.images) == 0
+
+    asyncio.run(ask())
+
+
+def test_images_with_colours_are_shown_and_painted():
+    data = load_data("digits")
+    from dataclasses import replace
+    split = replace(data.train, pixels=data.train.pixels[:60].repeat(1, 3, 1, 1), labels=data.train.labels[:60])
+    playground = LatentPlayground(joint_network(JOINT_PRESETS["tiny"], (3, 8, 8), 10), replace(data, train=split, valid=split, test=split), side=3, samples=1)
+    playground.pad.stroke = [playground.pad.sheet, *[0.5] * 64]
+    assert len(playground.state.drawing) == 192 and "read as" in playground.heard.value
+    playground.take("red.png", png(Image.new("RGB", (9, 9), "red")))
+    assert len(playground.state.drawing) == 192 and len(playground.pad.pixels) == 64
+
+
+def test_a_notebook_gets_the_widget_and_a_picture(playground):
+    bundle = playground._repr_mimebundle_()
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
+    assert playground.figure._widget_layout["images"] and playground.figure._widget_data[0]["x"] is not None  # for pages that open later
+
+
+def test_traits_have_limits_and_sizes_are_checked():
+    for given in ({"alpha": 3.0}, {"label": 10}, {"source": "else"}, {"corners": [1]}, {"half": 0.0}):
+        with pytest.raises(TraitError): LatentPlayground(side=2, samples=1, **given)
+    for given, what in (({"side": 0}, "side: got 0"), ({"samples": 51}, "samples: got 51")):
+        with pytest.raises(ValueError, match=what): LatentPlayground(**given)
+
+
+def test_captions_are_escaped_and_the_pad_needs_its_package(monkeypatch):
+    assert "<script>" not in images_html(torch.zeros(2, 1, 4, 4), "<script>")
+    whole = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", lambda name, *more: (_ for _ in ()).throw(ImportError(name)) if name == "anywidget" else whole(name, *more))
+    from lzn_nb.latent_widgets import pad_class
+    pad_class.cache_clear()
+    with pytest.raises(ImportError, match=r"wanted: pip install lzn_nb\[lab\]"): pixel_pad(8, 8)
