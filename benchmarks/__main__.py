@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import accuracy, full_set, gpu, memory, rates, scaling, speed, study, training
+from benchmarks import accuracy, full_set, gpu, joint_study, memory, rates, scaling, speed, study, training
 from benchmarks.process import on_gpu
 from benchmarks.report import TABLES, render
 
 RESULTS = Path(__file__).parent / "results"
 MEASURE = {"speed": speed.measure, "memory": memory.measure, "accuracy": accuracy.measure, "full-set": full_set.measure, "gpu": gpu.measure, "training": training.measure,
-           "scaling": scaling.measure, "rates": rates.measure, "study": study.measure}
+           "scaling": scaling.measure, "rates": rates.measure, "study": study.measure, "joint-study": joint_study.measure}
 
 # Sizes that try the code in seconds; their numbers mean nothing.
 TINY = {
@@ -25,6 +25,7 @@ TINY = {
     "scaling": dict(updates=[(16, 8, 3, 1), (16, 8, 3, 2)], small=8, large=256, repeats=3),
     "rates": dict(ratios=(0.25,), seeds=(0, 1), preset="tiny", steps=2, drawn=20),
     "study": dict(settings=("as it is", "batch 64, as many images", "SimCLR, temperature 0.2"), seeds=(0, 1), preset="tiny", data="digits", image_size=None, steps=2),
+    "joint-study": dict(settings=("as it is", "batch 32, as many images", "no generation"), seeds=(0, 1), preset="tiny", data="digits", image_size=None, steps=2, drawn=40),
 }
 
 
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def options(table: str, args: argparse.Namespace) -> dict:
     "Arguments of the table's `measure`: the tiny ones, then what the command line says."
     chosen = dict(TINY[table]) if args.tiny else {}
-    if table in ("accuracy", "training", "scaling", "rates", "study"): return chosen
+    if table in ("accuracy", "training", "scaling", "rates", "study", "joint-study"): return chosen
     if args.n and table in ("speed", "full-set"): chosen["n"] = args.n
     if args.n and table == "memory": chosen["sizes"] = sorted({n for n in chosen.get("sizes", memory.SIZES) if n < args.n} | {args.n})
     if args.m and table == "full-set": chosen["m"] = args.m

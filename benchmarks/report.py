@@ -278,11 +278,26 @@ def study(result: dict) -> str:
             f"{count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n{grid(['', *names.values()], rows)}")
 
 
+# -- joint study -------------------------------------------------------------------------------------
+
+def joint_study(result: dict) -> str:
+    p = result["protocol"]
+    share, plain = (lambda x: f"{100 * x:.2f}"), "{:.2f}".format
+    names = {**{f"accuracy_{size}_{alpha}": (f"{size if size != 'all' else 'all training'} images, α = {alpha}", share) for size in (20, 128, 1000, "all") for alpha in ("0", "1")},
+             "agreement": ("drawn as asked", share), "asked": ("proxy-FID", plain), "reconstruction": ("reconstruction", "{:.3f}".format)}
+    known = [key for key in names if any(key in runs[0] for runs in result["rows"].values())]
+    rows = [[name, *(spread_of([run[key] for run in runs], names[key][1]) if key in runs[0] else "–" for key in known)] for name, runs in result["rows"].items()]
+    return (f"The joint scenario, preset {p['preset']}, one setting changed at a time; as it is: cut-off {p['cutoff']:.0%}, batch {p['batch']}, latent {p['latent_dim']}, α = 1. {p['data']}; {p['steps']:,} updates. "
+            f"Accuracy (%) on the *validation* split by how many images share the space (all training: each joins the zones of up to 10,000 training images alone) and by α; the share of {p['drawn']} drawn images that are of the class asked for (%), "
+            f"their proxy-FID, reconstruction of 200 images; {count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n{grid(['', *(names[key][0] for key in known)], rows)}")
+
+
 # -- all -------------------------------------------------------------------------------------------
 
 TABLES = {"speed": (speed, "Speed"), "memory": (memory, "Time and memory by batch size"), "accuracy": (accuracy, "Accuracy by evaluation"),
           "full-set": (full_set, "A whole data set"), "gpu": (gpu, "On a GPU"), "training": (training, "Updates of the scenarios, and what makes them faster"),
-          "scaling": (scaling, "Updates on one rank and on two"), "rates": (rates, "The learning rate of the encoder"), "study": (study, "What matters in latent alignment")}
+          "scaling": (scaling, "Updates on one rank and on two"), "rates": (rates, "The learning rate of the encoder"), "study": (study, "What matters in latent alignment"),
+          "joint-study": (joint_study, "What matters in joint training")}
 
 
 def render(result: dict, title: bool = True) -> str:

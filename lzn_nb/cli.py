@@ -95,13 +95,17 @@ class Command:
     "What the command line says of a scenario without loading it."
     said: str     # in a word
     at_length: str
-    option: str   # what it can be compared with: "baseline" or "method"
+    option: str   # how to ask for what it can be compared with: "baseline" or "method"
+    choices: dict[str, str]  # by name, what that is
 
 
 SCENARIOS = {  # by the name of the command, which is its module's
-    "generation": Command("draw images, with and without zones", "Train a rectified flow that draws images, with latents from the zones of an encoder or without, and compare what it draws with the test split.", "baseline"),
-    "representation": Command("learn features without labels", "Train an encoder on two views of each image, without labels, by latent alignment or another method, and ask its features for the classes of the test split.", "method"),
-    "joint": Command("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.", "baseline")}
+    "generation": Command("draw images, with and without zones", "Train a rectified flow that draws images, with latents from the zones of an encoder or without, and compare what it draws with the test split.", "baseline",
+                          {"rf": "no zones, a plain rectified flow of the same size"}),
+    "representation": Command("learn features without labels", "Train an encoder on two views of each image, without labels, by latent alignment or another method, and ask its features for the classes of the test split.", "method",
+                              {"lzn": "latent alignment (default)", "simclr": "NT-Xent", "moco": "MoCo v2", "supervised": "with labels, the ceiling"}),
+    "joint": Command("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.", "baseline",
+                     {"rf": "no zones, a rectified flow that is told the class", "unlabelled": "zones, but no labels", "no-generation": "zones and labels, but no decoder", "cross-entropy": "the same encoder as a usual classifier"})}
 
 # %% ../nbs/40_cli.ipynb #f575c529
 def add_scenario(scenarios, name: str) -> None:
@@ -115,8 +119,7 @@ def add_scenario(scenarios, name: str) -> None:
     option("--set", type=parse_setting, action="append", default=[], metavar="NAME=VALUE", help="change a field of the preset; may be repeated")
     option("--seed", type=parse_count, default=0, metavar="N", help="of weights, batches and noise (default 0); the split of the data stays")
     option("--resume", action="store_true", help="go on from the newest checkpoint; start if there is none; show the run if it is finished")
-    if about.option == "baseline": option("--baseline", choices=["rf"], help="rf: no zones, a plain rectified flow of the same size")
-    else: option("--method", choices=["lzn", "simclr", "moco", "supervised"], help="what is minimised: latent alignment (default), or what to compare it with")
+    option(f"--{about.option}", choices=list(about.choices), help="what to train to compare with; " + "; ".join(f"{name}: {said}" for name, said in about.choices.items()))
     option("--image-size", type=parse_count, metavar="N", help="resize the images to N by N pixels")
     option("--only", metavar="NAME", help="of a folder, the one class (cat) or LSUN category (bedroom) to take")
     option("--no-hold-out", action="store_true", help="train on all training images, as published; validation then looks at the test split (of a folder without parts, all look at all images)")
@@ -171,12 +174,13 @@ def check_settings_of(kind: type, args: argparse.Namespace) -> None:
             raise ValueError(f"--set: got {name!r}, wanted a setting{f', such as {near[0]!r}' if near else ''} (lzn {args.scenario} --help lists them)")
 
 
-def settings_asked(args: argparse.Namespace) -> dict[str, object]:
+def settings_asked(args: argparse.Namespace, baselines: dict[str, dict]) -> dict[str, object]:
     "What --set, --baseline and --method want; `ValueError` if two of them want the same."
     asked = dict(args.set)
     if getattr(args, "baseline", None):
-        if "zones" in asked: raise ValueError("--set zones: got it beside --baseline, which is a run without zones; wanted one of the two")
-        asked["zones"] = False
+        for name, value in baselines[args.baseline].items():
+            if name in asked: raise ValueError(f"--set {name}: got it beside --baseline {args.baseline}, which is {name}={value}; wanted one of the two")
+            asked[name] = value
     if getattr(args, "method", None):
         if "method" in asked: raise ValueError("--set method: got it beside --method, wanted one of the two")
         asked["method"] = args.method
@@ -189,7 +193,7 @@ def scenario_command(args: argparse.Namespace) -> None:
     from lzn_nb.scenarios import base
     scenario = scenario_named(args.scenario)
     check_settings_of(scenario.config, args)
-    asked = settings_asked(args)
+    asked = settings_asked(args, scenario.baselines)
     if not (args.out or args.dry_run): raise ValueError(f"the following arguments are required: --out (see lzn {args.scenario} --help)")
     request = {"seed": args.seed, "device": args.device, **asked, "data_options": {"image_size": args.image_size, "skip_unreadable": args.skip_unreadable, "only": args.only, "hold_out": not args.no_hold_out}}
     if args.dry_run:

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import accuracy, full_set, gpu, memory, process, rates, report, scaling, speed, study, training
+from benchmarks import accuracy, full_set, gpu, joint_study, memory, process, rates, report, scaling, speed, study, training
 from benchmarks.candidates import CANDIDATES, make_question, prepared
 from lzn_nb.data import load_data
+from lzn_nb.scenarios.joint import JOINT_PRESETS
 from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS
 from lzn_nb.training import get_preset
 from lzn_nb.zones import LatentZones
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling, "rates": rates, "study": study}
+MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": full_set, "gpu": gpu, "training": training, "scaling": scaling, "rates": rates, "study": study, "joint-study": joint_study}
 
 
 @pytest.fixture
@@ -198,6 +199,16 @@ def test_study():
     assert "validation" in text and "2 seeds" in text and "SimCLR, temperature 0.2" in text
     for name, changes in study.SETTINGS.items(): get_preset(REPRESENTATION_PRESETS, "cpu", **{**changes, "steps": 100})
     assert all(64 * study.SETTINGS[name]["steps"] * 4 == 1024 for name in ["batch 64, as many images"]) and 1024 * study.SETTINGS["batch 1,024, as many images"]["steps"] == 256
+
+
+def test_joint_study():
+    "A setting without a decoder draws nothing; the others have all figures."
+    result = measure("joint-study")
+    text = well_formed(result)
+    assert list(result["rows"]) == list(command.TINY["joint-study"]["settings"]) and all(len(runs) == 2 and runs[0] != runs[1] for runs in result["rows"].values())
+    assert "agreement" not in result["rows"]["no generation"][0] and "accuracy_all_1" in result["rows"]["no generation"][0] and "agreement" in result["rows"]["as it is"][0]
+    assert "validation" in text and "20 images, α = 0" in text and "all training images, α = 1" in text
+    for changes in joint_study.SETTINGS.values(): get_preset(JOINT_PRESETS, "cpu", **{**changes, "steps": 100})
 
 
 def test_rate_and_fixed_time_of_two_timings():

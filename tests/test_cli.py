@@ -339,7 +339,7 @@ def test_a_plan_that_is_ended_has_nothing_to_go_on_with(capsys, monkeypatch):
 
 def test_zones_in_a_baseline_without(capsys, tmp_path):
     assert main(["joint", "--baseline", "rf", "--set", "zones=True", "--out", str(tmp_path / "a")]) == 2
-    assert "--set zones: got it beside --baseline" in capsys.readouterr().err and not (tmp_path / "a").exists()
+    assert "--set zones: got it beside --baseline rf, which is zones=False" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
 
 def test_values_that_no_parser_likes(capsys, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lzn_nb.data import load_data
-from lzn_nb.scenarios import base
+from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
 from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
 from lzn_nb.runs import read_metrics
@@ -108,7 +108,8 @@ def test_run_leaves_what_it_promises(run):
     assert [p.name for p in (run.out / "samples").iterdir()] == ["00000020.png"]
     lines = read_metrics(run.out)
     assert lines[-1]["final"] and lines[-1]["step"] == TINY.steps
-    for key in ("accuracy", "agreement", "entropy", "probe", "reconstruction", "judge_accuracy"): assert math.isfinite(lines[-1][key])
+    for key in ("accuracy", "agreement", "entropy", "probe", "reconstruction", "judge_accuracy", "asked_proxy_fid", "free_proxy_recall", "asked_few_4"):
+        assert math.isfinite(lines[-1][key]) and lines[-1]["protocols"][key]
     assert run.figures["judge_accuracy"] > 0.97 and run.figures["probe"] > 0.5
     assert json.loads((run.out / "config.json").read_text())["seed"] == 0
 
@@ -162,7 +163,7 @@ def test_bad_requests_write_nothing(tmp_path):
 def test_results_table_gives_mean_and_spread():
     rows = results_table(JOINT_FIGURES, {"a": [{"accuracy": 0.9}, {"accuracy": 1.0}], "b": [{"agreement": 0.5}]})
     assert rows == [{"figure": "test accuracy, α = 0", "a": "95.00% ± 7.07%", "b": "–"},
-                    {"figure": "drawn digit is the one asked for", "a": "–", "b": "50.00%"}]
+                    {"figure": "drawn image is of the class asked for", "a": "–", "b": "50.00%"}]
 
 
 def test_presets_are_frozen_and_checked():
@@ -190,8 +191,8 @@ def test_data_too_small_is_refused_before_anything_is_written(tmp_path, per_clas
 
 
 def test_figures_with_a_number_are_shown_with_it():
-    rows = results_table(JOINT_FIGURES, {"a": [{"frechet_4": 1.0, "frechet_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
-    assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FID, 4 evaluations", "proxy-FID, 30 evaluations"]
+    rows = results_table(JOINT_FIGURES, {"a": [{"asked_few_4": 1.0, "asked_few_30": 2.0, "accuracy": 0.5, "accuracy_noisy": 0.25, "step": 3, "device": "cpu"}]})
+    assert [row["figure"] for row in rows] == ["test accuracy, α = 0", "test accuracy, α = 1", "proxy-FID, asked for a class, 4 evaluations", "proxy-FID, asked for a class, 30 evaluations"]
 
 
 def test_a_report_says_where_it_comes_from_and_stands_without_curves(run, tmp_path):
@@ -208,3 +209,68 @@ def test_a_checkpoint_of_other_weights_is_named(run, tmp_path):
     shutil.copytree(run.out, out := tmp_path / "a")
     (out / "config.json").write_text(json.dumps(json.loads((out / "config.json").read_text()) | {"latent_dim": 9}))
     with pytest.raises(ValueError, match="does not fit.*00000020.safetensors"): load_joint(out)
+
+
+CAN = {  # of each baseline: losses beside "loss", what trains, what the figures tell of it
+    "rf": ({"flow"}, {"decoder"}, {"agreement", "asked_proxy_fid", "free_proxy_fid", "reconstruction"}),
+    "unlabelled": ({"flow"}, {"decoder", "encoder"}, {"free_proxy_fid", "probe", "gauss_mean", "reconstruction"}),
+    "no-generation": ({"alignment"}, {"encoder", "label"}, {"accuracy", "accuracy_noisy", "probe", "gauss_mean"}),
+    "cross-entropy": ({"cross_entropy"}, {"encoder", "label"}, {"accuracy", "probe"})}
+ALL = set.union(*(figures for _, _, figures in CAN.values()))
+
+
+@pytest.mark.parametrize("name", CAN)
+def test_a_baseline_trains_what_is_left_and_is_judged_by_what_it_can(tmp_path, name):
+    wanted, parts, figures = CAN[name]
+    config = dataclasses.replace(TINY, **JOINT.baselines[name])
+    network = joint_network(config, (1, 8, 8), 10)
+    values = losses(config, network, *batch())
+    assert set(values) == wanted | {"loss"} and set(joint_components(config, network)) == parts
+    values["loss"].backward()
+    done = run_joint("digits", "tiny", tmp_path / name, progress=False, steps=2, **JOINT.baselines[name])
+    assert ALL & done.figures.keys() == figures and (done.out / "report.html").exists()
+    assert done.figures.keys() >= figures and all(math.isfinite(done.figures[key]) for key in figures)
+
+
+def test_the_command_knows_the_baselines():
+    from lzn_nb.cli import SCENARIOS, scenario_named
+    for name, about in SCENARIOS.items():
+        if about.option == "baseline": assert about.choices.keys() == scenario_named(name).baselines.keys()
+
+
+def test_all_that_have_an_encoder_start_with_the_same():
+    first, *others = (joint_network(dataclasses.replace(TINY, **changes), (1, 8, 8), 10)["image"].encoder.state_dict() for changes in ({}, *(JOINT.baselines[k] for k in CAN if k != "rf")))
+    for other in others: assert all(torch.equal(weight, other[name]) for name, weight in first.items())
+
+
+def test_the_usual_classifier_minimises_cross_entropy_of_inner_products():
+    config = dataclasses.replace(TINY, **JOINT.baselines["cross-entropy"])
+    network, (images, labels) = joint_network(config, (1, 8, 8), 10), batch()
+    scores = network["image"].anchors(images) @ network["label"].matrix.T
+    torch.testing.assert_close(losses(config, network, images, labels)["loss"], torch.nn.functional.cross_entropy(scores, labels))
+    assert torch.equal(joint.named_classes(network, config, images), scores.argmax(1))
+    pieces = dataclasses.replace(config, piece=5)
+    torch.testing.assert_close(losses(pieces, network, images, labels)["loss"], losses(config, network, images, labels)["loss"])
+
+
+@pytest.mark.parametrize("changes, words", [({"zones": False, "drawing": False}, "drawing: got False with zones=False"), ({"drawing": False, "alignment_weight": 0.0}, "alignment_weight: got 0 with drawing=False"),
+                                            ({"cross_entropy": True}, "cross_entropy: got True beside drawing"), ({"smallest_space": -1}, "smallest_space: got -1")])
+def test_settings_that_leave_nothing_to_do_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words): dataclasses.replace(TINY, **changes)
+
+
+def test_a_batch_in_spaces_of_their_own_is_so_many_batches():
+    config = dataclasses.replace(TINY, smallest_space=8)
+    network, (images, _) = joint_network(TINY, (1, 8, 8), 10), batch(32)
+    sizes = {base.parts_of(config, 32, torch.Generator().manual_seed(seed)) for seed in range(40)}
+    assert sizes == {1, 2, 4} and base.parts_of(TINY, 32, torch.Generator()) == 1
+    image, noise = network["image"], torch.randn(32, TINY.latent_dim, generator=torch.Generator().manual_seed(3))
+    whole, _ = image.zones(images)
+    for parts in (2, 3, 4):
+        z = base.encoded_apart(image, whole, noise, 1.0, parts)
+        cuts = [k * 32 // parts for k in range(parts + 1)]
+        alone = [image.zones(images[a:b])[0].encode(noise=noise[a:b]) for a, b in zip(cuts, cuts[1:])]
+        assert torch.allclose(z, torch.cat(alone), atol=1e-5)
+    torch.testing.assert_close(base.encoded_apart(image, whole, noise, 1.0, 1), whole.encode(noise=noise))
+    losses(config, network, images, torch.arange(32) % 10)["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())

@@ -1,0 +1,83 @@
+"Compositions: shares, margins, places inside zones and moves between them, against what can be known without the library."
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lzn_nb.compositions import arc, entropy, inside, label_shares, moved
+from lzn_nb.data import load_data
+from lzn_nb.saved import load_pretrained
+from lzn_nb.zones import LatentZones
+
+seeded = lambda seed=0: torch.Generator().manual_seed(seed)
+
+
+def some_zones(n=5, q=6, seed=0, **options):
+    return LatentZones(2 * torch.randn(n, q, generator=seeded(seed), dtype=torch.float64), steps=40, **options)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 8), st.integers(1, 10), st.integers(0, 99))
+def test_a_latent_is_a_zone_and_a_place_in_it(n, q, seed):
+    zones = some_zones(n, q, seed)
+    noise = torch.randn(30, q, generator=seeded(seed + 1), dtype=torch.float64)
+    index = torch.arange(30) % n
+    owner, found = inside(zones, zones.encode(index, noise=noise))
+    arrived = owner == index  # near a border the solver's error decides
+    assert arrived.double().mean() > 0.85
+    assert (found - noise)[arrived].norm(dim=1).median() < 0.02 * math.sqrt(q)
+
+
+def test_two_anchors_are_told_apart_by_a_plane_and_moves_cross_it():
+    zones = LatentZones(torch.tensor([[-3.0, 0.0], [3.0, 0.0]], dtype=torch.float64), steps=60)
+    z = torch.randn(500, 2, generator=seeded(), dtype=torch.float64)
+    there = moved(zones, z, 1 - zones.decode(z))
+    assert torch.equal(zones.decode(z), (z[:, 0] > 0).long()) and torch.equal(zones.decode(there), 1 - zones.decode(z))
+    # across the plane each zone is half a normal, unrolled along x by its distribution function; y stays
+    torch.testing.assert_close(there[:, 1], z[:, 1], atol=2e-3, rtol=0)
+    normal = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), 1.0)
+    wanted = normal.icdf((normal.cdf(z[:, 0]) + 0.5) % 1.0)
+    clear = (normal.cdf(z[:, 0]) % 0.5 - 0.25).abs() < 0.22
+    torch.testing.assert_close(there[clear, 0], wanted[clear], atol=0.02, rtol=0)
+
+
+def test_what_is_moved_home_is_where_it_was():
+    zones = some_zones()
+    z = torch.randn(200, 6, generator=seeded(), dtype=torch.float64)
+    owner = zones.decode(z)
+    back = moved(zones, moved(zones, z, (owner + 1) % 5), owner)
+    assert (back - z).norm(dim=1).median() < 0.01
+
+
+def test_zones_that_never_decide_are_refused():
+    for zones in (some_zones(window=2.0), LatentZones(torch.randn(3, 4), solver="euler")):
+        with pytest.raises(ValueError, match="zones: got some whose flow does not reach its end"): inside(zones, torch.zeros(2, zones.anchors.shape[1], dtype=zones.anchors.dtype))
+
+
+def test_all_of_an_arc_is_normal():
+    a, b = torch.randn(2, 4000, 8, generator=seeded())
+    way = arc(a, b, 5)
+    torch.testing.assert_close(way[0], a)
+    torch.testing.assert_close(way[-1], b, atol=1e-6, rtol=1e-6)
+    assert (way.var((1, 2)) - 1).abs().max() < 0.03
+    for bad, words in (((a, b[:5], 3), "b: got shape"), ((a, b, 1), "points: got 1"), ((a[0], b[0], 3), "b: got shape")):
+        with pytest.raises(ValueError, match=words): arc(*bad)
+
+
+def test_entropy_of_known_shares():
+    torch.testing.assert_close(entropy(torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])), torch.tensor([0.0, 1.0, 2.0]))
+    for bad in ([[0.5, 0.4]], [[1.5, -0.5]], [[float("nan"), 1.0]]):
+        with pytest.raises(ValueError, match="shares"): entropy(torch.tensor(bad))
+
+
+def test_shares_of_the_shipped_network():
+    network, (images, labels) = load_pretrained(), load_data("digits").test.tensors()
+    shares = label_shares(network, images, draws=8, generator=seeded())
+    assert shares.shape == (359, 10) and torch.allclose(shares.sum(1), torch.ones(359)) and (shares.argmax(1) == labels).double().mean() > 0.95
+    assert torch.equal(shares, label_shares(network, images, draws=8, generator=seeded()))
+    middle = label_shares(network, images, alpha=0.0, draws=1)
+    assert entropy(middle).max() < 1e-6 and torch.equal(middle.argmax(1), network.classify(images))
+    assert float(entropy(shares).mean()) > 0.1
+    with pytest.raises(ValueError, match="draws: got 0"): label_shares(network, images[:5], draws=0)
