@@ -241,3 +241,10 @@ def test_a_run_of_another_scenario_is_not_loaded(tmp_path):
     from lzn_nb.scenarios.joint import load_joint
     run_generation("digits", "tiny", tmp_path / "a", progress=False, steps=1, drawn=8)
     with pytest.raises(ValueError, match="holds a run of 'generation', wanted one of 'joint'"): load_joint(tmp_path / "a")
+
+
+def test_figures_of_pure_generation_do_not_speak_of_a_solver(tmp_path):
+    figures = run_generation("digits", "tiny", tmp_path / "pure", progress=False, steps=2, pure=True).figures
+    assert {"proxy_fid_1", "reconstruction_1", "reconstruction_test_1"} <= figures.keys() and not {"proxy_fid", "reconstruction", "evaluations", "curvature"} & figures.keys()
+    page = (tmp_path / "pure" / "report.html").read_text()
+    assert "proxy-FID, one evaluation" in page and "exact solver" not in page and "RK45" not in page
