@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from ..alignment import alignment_of
 from ..backbones import check_backbone, make_encoder
 from ..data import ImageData, two_views
+from ..embedding_plots import embedding_map
 from ..metrics import accuracy
 from ..network import ImageInput, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
-from ..plots import embedding_map, image_grid
+from ..plots import image_grid
 from ..representation_metrics import centred, chosen_probe, effective_rank, nearest_class, uniformity, view_distance
 from .base import Run, Scenario, at_once, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to, telling
 from ..training import Component, TrainConfig
