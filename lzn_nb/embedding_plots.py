@@ -54,8 +54,10 @@ def layout_points(points: Tensor, method: str) -> Tensor:
 # %% ../nbs/09b_embedding_plots.ipynb #5c1e796c
 def fit_umap(x: Tensor, seed: int, settings: dict) -> Tensor:
     "UMAP's places `[n,2]` for `x` `[n,q]`; with a seed it computes on one core, and the same every time."
+    threads = torch.get_num_threads()
     from umap import UMAP
-    return torch.as_tensor(UMAP(random_state=seed, n_jobs=1, **settings).fit_transform(x.numpy()))
+    try: return torch.as_tensor(UMAP(random_state=seed, n_jobs=1, **settings).fit_transform(x.numpy()))
+    finally: torch.set_num_threads(threads)  # numba, which UMAP brings, sets them anew, and PyTorch becomes many times slower
 
 
 def fit_tsne(x: Tensor, seed: int, settings: dict) -> Tensor:

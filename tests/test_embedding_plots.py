@@ -134,6 +134,7 @@ def test_tsne_keeps_clusters_together_and_comes_out_the_same():
 
 
 def test_umap_itself():
+    threads = torch.get_num_threads()
     pytest.importorskip("umap")
     which = torch.arange(40) % 2
     with warnings.catch_warnings():
@@ -141,6 +142,7 @@ def test_umap_itself():
         places = layout(20 * torch.eye(2, 6)[which] + normal(40, 6), "umap", n_neighbors=5)
     nearest = torch.cdist(places, places).fill_diagonal_(torch.inf).argmin(1)
     assert places.shape == (40, 2) and places.dtype == torch.float32 and (which[nearest] == which).all()
+    assert torch.get_num_threads() == threads  # numba sets them anew, after which PyTorch is many times slower
 
 
 def test_without_umap_the_extra_is_named(monkeypatch):
