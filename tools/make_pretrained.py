@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The trained networks that ship with the package, made anew.
 
-    python tools/make_pretrained.py                        digits-joint: about four minutes on a core
+    python tools/make_pretrained.py                        digits-joint: about two minutes on a core
     python tools/make_pretrained.py --out FOLDER           somewhere else, to compare
     python tools/make_pretrained.py --preset tiny --out …  does it work at all? seconds
 """
@@ -36,5 +36,5 @@ if __name__ == "__main__":
     parser.add_argument("--preset", default="cpu", help="of the joint scenario (default: cpu)")
     asked = parser.parse_args()
     if asked.preset != "cpu" and asked.out == HERE: parser.error("--preset: what ships is of the preset cpu; give another folder with --out")
-    torch.set_num_threads(1)  # networks this small are fastest on one core, and the sums are the same everywhere
+    torch.set_num_threads(1)  # networks this small are fastest on one core, and sums do not depend on how many cores there are
     print(make(asked.out, asked.preset))
