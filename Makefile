@@ -90,9 +90,12 @@ export: env ## clean the notebooks, write lzn_nb/ and README.md from them (after
 BOOK := runs/book
 # command, name of the folder, options: with zones and without, each with three seeds
 RUNS := $(foreach k,0 1 2,"generation generation $(k)" "generation generation-rf $(k) --baseline rf" "joint joint $(k)" "joint rf $(k) --baseline rf" \
+          $(foreach b,unlabelled no-generation cross-entropy,"joint joint-$(b) $(k) --baseline $(b)") \
           $(foreach m,lzn simclr moco supervised,"representation representation-$(m) $(k) --method $(m)"))
 # and where $LZN_DATA has MNIST, the same on it: nine hours of a core more
 RUNS += $(if $(wildcard $(LZN_DATA)/MNIST),$(foreach k,0 1 2,"generation generation-mnist $(k) --data mnist --set rate_encoder=2e-4" "generation generation-mnist-rf $(k) --data mnist --baseline rf" \
+          "joint joint-mnist $(k) --data mnist" "joint rf-mnist $(k) --data mnist --baseline rf" \
+          $(foreach b,unlabelled no-generation cross-entropy,"joint joint-mnist-$(b) $(k) --data mnist --baseline $(b)") \
           $(foreach m,lzn simclr moco supervised,"representation representation-mnist-$(m) $(k) --data mnist --method $(m)")))
 
 book: env ## run every notebook anew with its full settings and keep the outputs (more than an hour, ten where LZN_DATA has MNIST; trains 3 seeds)

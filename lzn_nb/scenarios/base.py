@@ -169,6 +169,7 @@ class Scenario:
     curves: tuple[str, ...] = ("loss",)   # losses of which the report shows the course
     baselines: dict[str, dict] = dataclasses.field(default_factory=dict)  # what to compare with: by name, the settings that make it
     classes: int = 1                      # the least number of classes that data must have
+    prepared: Callable = lambda images: images  # (data) -> the data as the functions above take them: what has to be measured or drawn once
 
     @property
     def config(self) -> type[TrainConfig]: return type(next(iter(self.presets.values())))
@@ -205,7 +206,7 @@ def prepare(scenario: Scenario, data: str, preset: str, seed: int, device: str |
     "Trainer and data for a request; `ValueError` if it cannot be met."
     config, images, where = get_preset(scenario.presets, preset, **changes), load_data(data, **(data_options or {})), pick_device(device)
     check_enough(scenario, images, config, seed)
-    return make_trainer(scenario, config, images.shape, images.num_classes, seed, where), images
+    return make_trainer(scenario, config, images.shape, images.num_classes, seed, where), scenario.prepared(images)
 
 # %% ../../nbs/19_scenarios.ipynb #715d6079
 def work_of(scenario: Scenario, config: TrainConfig, images: ImageData, seed: int, device: torch.device) -> tuple[Callable, Callable]:
