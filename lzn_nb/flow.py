@@ -57,7 +57,7 @@ def time_nodes(
     unit: float = 1.0,    # length > 0 that counts as 1: nodes are even in the time of anchors divided by it
 ) -> Tensor:              # λ from 0 to 1/gap, `[r+1]` or `[r+1,m,1]`
     "Nodes in λ that are evenly spaced in time, for anchors measured in `unit`, between the Gaussian (λ = 0) and λ = 1/gap."
-    like = gap if isinstance(gap, Tensor) else torch.tensor(float(gap), dtype=torch.float64)
+    like = gap if isinstance(gap, Tensor) else torch.tensor(float(gap), dtype=torch.float64, device="cpu")  # even where a plan makes tensors without numbers
     share = torch.linspace(0, 1, steps + 1, dtype=like.dtype, device=like.device)
     share = share.reshape(-1, *[1] * like.ndim)
     return share / (like + unit * (1 - share))

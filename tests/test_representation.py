@@ -204,7 +204,8 @@ def test_the_published_hyperparameters():
     ({"method": "byol"}, "method: got 'byol', wanted one of"), ({"solver": "heun", "window": 0.0}, "solver: got 'heun'"), ({"backbone": "resnet7"}, "backbone: got 'resnet7'"),
     ({"temperature": 0.0}, "temperature: got 0.0"), ({"strength": 1.5}, "strength: got 1.5"), ({"momentum": -0.1}, "momentum: got -0.1"), ({"alpha": -1.0}, "alpha: got -1.0"),
     ({"cutoff": 1.0}, "cutoff: got 1.0"), ({"head_layers": 0}, "head_layers: got 0"), ({"probe_epochs": 0}, "probe_epochs: got 0"), ({"rate": 0.0}, "rate: got 0.0"),
-    ({"window": -1.0}, "window: got -1.0"), ({"window": 2.0, "solver": "euler"}, "window: got 2.0 with solver 'euler'"), ({"method": "moco", "queue": 10}, "queue: got 10, wanted at least the batch of 64"), ({"zone_steps": 0}, "zone_steps: got 0"), ({"latent_dim": 0}, "latent_dim: got 0")])
+    ({"window": -1.0}, "window: got -1.0"), ({"window": 2.0, "solver": "euler"}, "window: got 2.0 with solver 'euler'"), ({"method": "moco", "queue": 10}, "queue: got 10, wanted at least the batch of 64"), ({"view_size": -4}, "view_size: got -4"),
+    ({"batch": 1}, "batch: got 1 image.s. that compete"), ({"batch": 8, "accumulate": 8, "method": "simclr"}, "batch: got 1 image.s. that compete"), ({"zone_steps": 0}, "zone_steps: got 0"), ({"latent_dim": 0}, "latent_dim: got 0")])
 def test_settings_out_of_range_are_named(changes, message):
     with pytest.raises(ValueError, match=message): settings(**changes)
 
@@ -246,6 +247,8 @@ def test_the_command_names_its_methods(tmp_path, capsys):
     assert main(["representation", "--method", "byol", "--out", str(tmp_path / "b")]) == 2 and "invalid choice: 'byol'" in capsys.readouterr().err
     assert main(["representation", "--baseline", "rf", "--out", str(tmp_path / "b")]) == 2 and not (tmp_path / "b").exists()
     for method in ALL: assert main(["representation", "--preset", "tiny", "--method", method, "--dry-run", "--quiet"]) == 0 and "activations" in capsys.readouterr().out
+    published = ["--set", "solver=euler", "--set", "window=0"]  # whose steps are numbers, also in a plan
+    assert main(["representation", "--preset", "tiny", *published, "--dry-run", "--quiet"]) == 0 and "activations" in capsys.readouterr().out
 
 
 def test_baselines_without_lightly(tmp_path, monkeypatch, capsys):

@@ -73,6 +73,7 @@ def check_representation(config: RepresentationConfig) -> None:
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
     if not 0 < config.rate < float("inf"): raise ValueError(f"rate: got {config.rate}, wanted a finite number above 0")
     if not 0 <= config.window < float("inf") or config.window and config.solver != "adams": raise ValueError(f"window: got {config.window} with solver {config.solver!r}, wanted a finite number, at least 0, and 0 but for adams")
+    if config.method in ("lzn", "simclr") and config.zone_batch < 2: raise ValueError(f"batch: got {config.zone_batch} image(s) that compete with each other, wanted at least 2")
     if config.method == "moco" and config.queue < config.batch: raise ValueError(f"queue: got {config.queue}, wanted at least the batch of {config.batch}")
 
 # %% ../../nbs/21_representation.ipynb #6b0f70bf
