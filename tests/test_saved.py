@@ -129,6 +129,44 @@ def test_arguments_that_cannot_be_written_down_are_named(value, what):
     del MAKERS["Odd"]
 
 
+def test_options_are_remembered_by_their_names(tmp_path):
+    @remembered
+    class Passing(DataType):
+        def __init__(self, width, latent_dim, **options): super().__init__(latent_dim, **options)
+
+    network = LatentZoningNetwork({"x": Passing(3, 4, zone_steps=7)})
+    assert network["x"].recipe == ("Passing", {"width": 3, "latent_dim": 4, "zone_steps": 7})
+    assert load(save(network, tmp_path / "a.safetensors"))["x"].zone_steps == 7
+    del MAKERS["Passing"]
+
+
+def test_arguments_without_a_name_are_refused_when_saved(tmp_path):
+    @remembered
+    class Several(DataType):
+        def __init__(self, latent_dim, *widths): super().__init__(latent_dim)
+
+    @remembered
+    class ByPlace(DataType):
+        def __init__(self, latent_dim, /): super().__init__(latent_dim)
+
+    for kind in (Several(4, 1, 2), ByPlace(4)):
+        with pytest.raises(ValueError, match=r"network.types.x: \w+ does not take by name what it was given"): save(LatentZoningNetwork({"x": kind}), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())
+    save(LatentZoningNetwork({"x": Several(4)}), tmp_path / "a.safetensors")
+    for name in ("Several", "ByPlace"): del MAKERS[name]
+
+
+def test_a_class_made_anew_is_told_from_one_that_was_never_marked():
+    @remembered
+    class Again(DataType):
+        def __init__(self, latent_dim): super().__init__(latent_dim)
+
+    network = LatentZoningNetwork({"x": Again(4)})
+    MAKERS["Again"] = type("Again", (Again,), {})
+    with pytest.raises(ValueError, match="network.types.x: is of another class 'Again' than the one that was marked last"): recipe_of(network)
+    del MAKERS["Again"]
+
+
 def test_signatures_stay():
     import inspect
     assert list(inspect.signature(UNetEncoder).parameters)[:3] == ["image_channels", "size", "latent_dim"] and "classes" in inspect.signature(LabelType).parameters
