@@ -190,6 +190,15 @@ def test_padding_behind_changes_nothing(decoder, tokenizer):
     torch.testing.assert_close(word_errors(decoder, tokens, z), word_errors(decoder, short, z), atol=1e-4, rtol=1e-5)
 
 
+def test_writing_and_training_see_the_same(decoder, tokenizer):
+    tokens, z = tokenizer.encode(SENTENCES), torch.randn(5, Q, generator=seeded())
+    errors = word_errors(decoder.train(), tokens, z)
+    with torch.no_grad(): torch.testing.assert_close(word_errors(decoder.eval(), tokens, z), errors.detach(), atol=1e-4, rtol=1e-5)
+    errors.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters()) and decoder.told[0].weight.grad.any()
+    decoder.zero_grad()
+
+
 def test_every_word_knows_the_latent(decoder, tokenizer):
     tokens = tokenizer.encode(SENTENCES)
     with torch.no_grad(): change = (decoder(tokens, torch.zeros(5, Q)) - decoder(tokens, torch.ones(5, Q))).nan_to_num(0).abs().amax(2)
