@@ -348,7 +348,7 @@ def test_only_its_head_learns(fluent):
     fluent.train()
     fluent.zones(SENTENCES)[0].encode(generator=seeded()).square().sum().backward()
     assert all(p.grad.any() for p in fluent.encoder.parameters())
-    assert fluent.double().anchors(SENTENCES).dtype == torch.float64
+    assert copy.deepcopy(fluent).double().anchors(SENTENCES).dtype == torch.float64
 
 
 def test_its_own_limits_are_kept(fluent):
