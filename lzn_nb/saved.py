@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import backbones  # noqa: F401  its networks are known here
+from . import backbones, text  # noqa: F401  their networks are known here
 from .checkpoints import read_state, write_state
 from .nets import MAKERS
 from .network import LatentZoningNetwork
