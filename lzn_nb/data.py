@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOADERS', 'READERS', 'to_unit', 'to_uint8', 'Split', 'stratified_split', 'ImageData', 'Request', 'register',
-           'load_data', 'read_image', 'ImageFiles', 'check_files', 'batches', 'sent', 'two_views']
+           'load_data', 'read_image', 'ImageFiles', 'check_files', 'batches', 'one_pass', 'sent', 'two_views']
 
 # %% ../nbs/03_data.ipynb #1e7d7f22
+import contextlib
 import os
 import shutil
 import warnings
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +55,14 @@ class Split(Dataset):
     def spread(self, limit: int) -> Tensor:
         "Positions `[m]` of at most `limit` images, evenly spread."
         return torch.linspace(0, len(self) - 1, min(limit, len(self))).long()
+    def some(self, limit: int) -> "Split":
+        "A split of at most `limit` of the images, evenly spread; 0: of all. Reads none of them."
+        return self if not 0 < limit < len(self) else Split(self.pixels[at := self.spread(limit)], self.labels[at], self.top)
     def tensors(self) -> tuple[Tensor, Tensor]:
         "All images `[n,c,h,w]` and labels `[n]`, int64. Reads every file of a lazy split: for sets that fit in memory."
         return self.take(torch.arange(len(self)))
     @property
-    def images(self) -> Tensor:
-        "All images `[n,c,h,w]`, float32 in [-1, 1]."
-        return self.tensors()[0]
+    def images(self) -> Tensor: return self.tensors()[0]  # all, [n,c,h,w], float32 in [-1, 1]
     @property
     def lazy(self) -> bool: return not isinstance(self.pixels, Tensor)  # read from disk on access
     @property
@@ -459,17 +462,32 @@ def _load_imagenet(ask: Request) -> ImageData:
     folder = Path(root).expanduser() / "imagenet" if root else None
     archives = ("ILSVRC2012_devkit_t12.tar.gz", "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar")
     if folder and not all((folder / part).is_dir() for part in ("train", "val")) and all((folder / name).exists() for name in archives):
-        _unpack_imagenet(folder)
+        with _one_at_a_time(folder / ".unpacking.lock"): _unpack_imagenet(folder)
     if not (folder and all((folder / part).is_dir() for part in ("train", "val"))):
         where = f"nothing complete in {folder}" if folder else "no folder to look in; pass root=, or set the environment variable LZN_DATA"
         raise FileNotFoundError(f"imagenet: {where}; wanted a folder imagenet with train/ and val/, one folder a class, or the archives {', '.join(archives)}")
     return _load_folder(replace(ask, path=str(folder.absolute())))
+
+# %% ../nbs/03_data.ipynb #a1c0f3e0
+@contextlib.contextmanager
+def _one_at_a_time(file: Path) -> Iterator[None]:
+    "Hold the lock of `file`, which is made if need be and stays; wait for a process that holds it, and say so."
+    if os.name == "nt": yield; return
+    import fcntl
+    with open(file, "a") as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            warnings.warn(f"imagenet: another process unpacks the archives in {file.parent}; this one waits for it")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError: pass  # a file system without locks
+        yield
 
 # %% ../nbs/03_data.ipynb #a1c0f3e1
 def _unpack_imagenet(folder: Path) -> None:
     "The official archives unpacked by torchvision, which knows their checksums, beside the place: half of it must not pass for all. Raises `OSError` for one that is damaged, or no room."
     from torchvision.datasets import ImageNet
 
+    if all((folder / split).is_dir() for split in ("train", "val")): return  # by somebody else, for whom this process has waited
     work = folder / ".unpacking"
     shutil.rmtree(work, ignore_errors=True)  # of an attempt that was killed
     work.mkdir()
@@ -511,9 +529,17 @@ def batches(
     if len(split) < batch:
         raise ValueError(f"batch: got {batch}, but the split has {len(split)} images; wanted at most as many")
     order = (index[rows] for index in _order(len(split), batch, seed, start_step))
-    if split.lazy:
-        return _from_disk(split, order, seed, device, workers)
-    return _from_memory(split, order, device)
+    return _in_order(split, order, seed, device, workers)
+
+
+def one_pass(split: Split, size: int, *, device: torch.device | str | None = None, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    "All of a split once, in its order, `size` images at a time: images `[b,c,h,w]` and labels `[b]` on `device`. What lies on disk is read as it goes, and none of it kept."
+    return _in_order(split, iter(torch.arange(len(split)).split(size)), 0, device, workers)
+
+
+def _in_order(split: Split, order: Iterator[Tensor], seed: int, device: torch.device | str | None, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    "Images and labels at the positions that `order` gives, one tensor of them after the other."
+    return _from_disk(split, order, seed, device, workers) if split.lazy else _from_memory(split, order, device)
 
 # %% ../nbs/03_data.ipynb #abc72cc3
 def sent(x: Tensor, device: torch.device | str | None) -> Tensor:
@@ -540,12 +566,12 @@ def _from_disk(
 
 # %% ../nbs/03_data.ipynb #334a95b4
 def _from_threads(split: Split, order: Iterator[Tensor], ahead: int) -> Iterator[tuple[Tensor, Tensor]]:
-    "Batches that threads read, up to `ahead` of them while those before are in use."
+    "Batches that threads read, up to `ahead` of them while those before are in use; as many as `order` has."
     pool, waiting = ThreadPoolExecutor(READERS), deque()
     try:
         while True:
-            while len(waiting) <= ahead:
-                waiting.append([pool.submit(split.__getitem__, i) for i in next(order).tolist()])
+            waiting.extend([pool.submit(split.__getitem__, i) for i in index.tolist()] for index in islice(order, ahead + 1 - len(waiting)))
+            if not waiting: return
             images, labels = zip(*[sample.result() for sample in waiting.popleft()])
             yield torch.stack(images), torch.tensor(labels)
     finally:

@@ -85,15 +85,15 @@ def chosen_probe(train: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], tes
 # %% ../nbs/08b_representation_metrics.ipynb #d3988561
 @torch.no_grad()
 def nearest_class(train: Tensor, labels: Tensor, x: Tensor, *, k: int = 20, temperature: float = 0.07, block: int = 1000) -> Tensor:
-    "The class `[m]` for which the `k` rows of `train` `[n,f]` at the smallest angle to each of `x` `[m,f]` vote, with weight exp(cos / `temperature`); `labels` `[n]`."
+    "The class `[m]` for which the `k` rows of `train` `[n,f]` at the smallest angle to each of `x` `[m,f]` vote, with weight exp(cos / `temperature`); `labels` `[n]`. At most `block` rows at a time, fewer where there are many to compare with."
     check_split("train", (train, labels)); check_split("x", (x, labels.new_zeros(len(x))), train.shape[1])
     for name, value in (("k", k), ("block", block)): check_count(name, value)
     if not temperature > 0: raise ValueError(f"temperature: got {temperature}, wanted a number above 0")
-    towards, votes = F.normalize(train, dim=1), F.one_hot(labels).to(train.dtype)
+    towards, classes = F.normalize(train, dim=1), int(labels.max()) + 1
     def vote(part: Tensor) -> Tensor:
         cosine, rows = (F.normalize(part, dim=1) @ towards.T).topk(min(k, len(train)), 1)
-        return (((cosine - cosine[:, :1]) / temperature).exp()[:, :, None] * votes[rows]).sum(1).argmax(1)
-    return torch.cat([vote(part) for part in x.split(block)])
+        return (((cosine - cosine[:, :1]) / temperature).exp()[:, :, None] * F.one_hot(labels[rows], classes)).sum(1).argmax(1)
+    return torch.cat([vote(part) for part in x.split(max(1, min(block, 2**28 // len(train))))])
 
 # %% ../nbs/08b_representation_metrics.ipynb #5ebb721d
 def view_distance(a: Tensor, b: Tensor) -> float:

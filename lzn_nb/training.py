@@ -781,10 +781,11 @@ def plan_size(config: TrainConfig, make: Callable[[], tuple], losses: Callable[.
         losses(network, *batch, torch.Generator())["loss"].backward()
     sizes = {f"parameters of {name}": sum(p.numel() for p in part.module.parameters()) for name, part in components.items()}
     numbers = sum(sizes.values())
+    held = 8 * numbers + 2 * sum(x.nbytes for x in network.state_dict().values())  # Adam's two; and network and average, with what is not trained
     made = max(0, tally.most - before - 4 * numbers) / ranks + 4 * numbers  # gradients are whole on each rank
     return sizes | {"updates": config.steps, "samples an update": config.batch, "ranks": ranks, "evaluations of zones": config.steps * config.evaluations,
-                    "checkpoints": -(-config.steps // config.save_every), "a checkpoint [MB]": round(16 * numbers / 1e6, 2),
-                    "weights, Adam, average [MB]": round(16 * numbers / 1e6, 2), "activations, zones, gradients [MB]": round(made / 1e6, 2)}
+                    "checkpoints": -(-config.steps // config.save_every), "a checkpoint [MB]": round(held / 1e6, 2),
+                    "weights, Adam, average [MB]": round(held / 1e6, 2), "activations, zones, gradients [MB]": round(made / 1e6, 2)}
 
 # %% ../nbs/07_training.ipynb #669b5c13
 def plan_run(trainer: Trainer, losses: Callable[..., dict[str, Tensor]], stream: Callable[[int], Iterator], *, seed: int = 0, probe: int = 5, progress: bool = False) -> dict[str, float]:

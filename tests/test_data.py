@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lzn_nb.data import Split, batches, check_files, load_data, read_image, stratified_split, to_uint8, to_unit, two_views
+from lzn_nb.data import Split, batches, check_files, load_data, one_pass, read_image, stratified_split, to_uint8, to_unit, two_views
 
 
 def fingerprint(parts):
@@ -753,6 +753,48 @@ def test_imagenet_whose_unpacking_was_killed_begins_anew(tmp_path, monkeypatch):
     assert (folder / ".unpacking").is_dir() and (folder / "train").is_dir() and not (folder / "val").is_dir()
     data = load_data("imagenet", root=tmp_path, image_size=10)
     assert len(data.train) > len(data.test) == 12 and not (folder / ".unpacking").exists()
+
+
+SLOW_LOADER = """
+import sys, time, hashlib
+from pathlib import Path
+from torchvision.datasets import imagenet
+from lzn_nb.data import load_data
+root = Path(sys.argv[1])
+folder = root / "imagenet"
+imagenet.ARCHIVE_META = {name: (file, hashlib.md5((folder / file).read_bytes()).hexdigest()) for name, (file, _) in imagenet.ARCHIVE_META.items()}
+def slow(name):
+    parse = getattr(imagenet, name)
+    def parsed(*given):
+        with open(root / "log", "a") as log: log.write(name + "\\n")
+        time.sleep(1)
+        return parse(*given)
+    setattr(imagenet, name, parsed)
+for name in ("parse_train_archive", "parse_val_archive"): slow(name)
+(root / ("ready" + sys.argv[2])).touch()
+while len(list(root.glob("ready*"))) < 2: time.sleep(0.01)
+data = load_data("imagenet", root=root, image_size=10)
+print(len(data.train), len(data.valid), len(data.test), len(data.classes))
+"""
+
+
+def test_imagenet_is_unpacked_by_one_of_two_processes(tmp_path):
+    "The other one waits, says so, and finds it done; neither takes the other's half for all of it."
+    (folder := tmp_path / "imagenet").mkdir()
+    imagenet_archives(folder)
+    both = [subprocess.Popen([sys.executable, "-c", SLOW_LOADER, str(tmp_path), str(k)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for k in range(2)]
+    found = [process.communicate(timeout=120) for process in both]
+    assert [out.strip() for out, _ in found] == ["81 9 12 3"] * 2, found
+    assert (tmp_path / "log").read_text().split() == ["parse_train_archive", "parse_val_archive"] and not (folder / ".unpacking").exists()
+    assert ["another process unpacks the archives" in err for _, err in found].count(True) == 1
+
+
+def test_one_pass_and_some_of_a_split():
+    digits = load_data("digits").train
+    few = digits.some(100)
+    assert len(few) == 100 and torch.equal(few.images, digits.take(digits.spread(100))[0]) and digits.some(0) is digits.some(5000) is digits
+    images, labels = zip(*one_pass(few, 30))
+    assert [len(x) for x in images] == [30, 30, 30, 10] and torch.equal(torch.cat(images), few.images) and torch.equal(torch.cat(labels), few.labels)
 
 
 def test_imagenet_that_is_absent_or_damaged_is_named(tmp_path, monkeypatch):

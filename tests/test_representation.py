@@ -10,11 +10,14 @@ import torch
 import torch.nn.functional as F
 
 from lzn_nb.alignment import alignment_loss
+from lzn_nb.backbones import make_encoder
+from lzn_nb.checkpoints import load_checkpoint
 from lzn_nb.cli import main
 from lzn_nb.data import load_data
 from lzn_nb.network import LatentZoningNetwork
 from lzn_nb.scenarios.representation import (KINDS, METHODS, REPRESENTATION, REPRESENTATION_PRESETS, aligned, evaluate_representation, features_of, judge_alignment,
-                                             load_representation, representation_components, representation_losses, representation_network, run_representation, validate_representation, views_of)
+                                             load_representation, plan_representation, representation_components, representation_losses, representation_network, representation_trainer,
+                                             run_representation, validate_representation, views_of, with_buffers)
 from lzn_nb.training import run_update
 from lzn_nb.zones import LatentZones
 
@@ -65,7 +68,7 @@ def test_views_may_be_smaller_than_images_and_their_middle_is_judged(digits):
     (found,) = features_of(network, [images], config, zones=False)["backbone"]
     with torch.no_grad(): assert torch.equal(found, network["image"].encoder.features(images[:, :, 1:7, 1:7]))
     losses(config, network.train(), images, torch.zeros(30, dtype=torch.long))["loss"].backward()
-    figures = evaluate_representation(network, digits, dataclasses.replace(config, probe_epochs=1), limit=60)
+    figures = evaluate_representation(network, digits, dataclasses.replace(config, probe_epochs=1, probe_images=60), limit=60)
     assert figures["knn_backbone"] > 0.1 and REPRESENTATION.samples(network, digits, seeded(0)).axes
     with pytest.raises(ValueError, match="view_size: got 9, but the images have 8 pixels; wanted at most as many"): representation_network(settings(view_size=9), digits.shape, 10)
 
@@ -114,7 +117,7 @@ def test_every_method_reaches_its_whole_encoder(method):
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parts[method].parameters())
     trained = {id(p) for part in representation_components(config, network).values() for p in part.module.parameters()}
     assert {id(p) for p in parts[method].parameters()} <= trained
-    if method == "moco": assert not any(id(p) in trained for p in network.keys.parameters())
+    if method == "moco": assert not list(network.keys.parameters())
 
 
 def test_simclr_is_cross_entropy_over_the_views_of_the_batch():
@@ -138,13 +141,55 @@ def test_moco_remembers_keys_and_follows_slowly():
     old = copy.deepcopy(network.keys.encoder)
     a, b = views_of(config, images, seeded(0))
     loss = losses(config, network, images, labels)["loss"]
-    for follower, was, leader in zip(network.keys.encoder.parameters(), old.parameters(), network["image"].encoder.parameters()):
-        assert torch.allclose(follower, 0.9 * was + 0.1 * leader, atol=1e-6)
+    follower, was = network.keys.encoder.state_dict(), old.state_dict()
+    for name, leader in network["image"].encoder.named_parameters(): assert torch.allclose(follower[name], 0.9 * was[name] + 0.1 * leader, atol=1e-6)
     keys, query = (F.normalize(f(x), dim=1) for f, x in ((network.keys.encoder, b), (network["image"].encoder, a)))
     logits = torch.cat([(query * keys).sum(1, keepdim=True), query @ before.T], 1) / 0.5
     assert torch.allclose(loss, F.cross_entropy(logits, torch.zeros(24, dtype=torch.long)), rtol=1e-4)
     assert torch.allclose(bank.bank[:24], keys, atol=1e-5) and torch.equal(bank.bank[24:], before[24:]) and int(bank.bank_ptr) == 24
     assert {"keys.loss.memory_bank.bank", "keys.loss.memory_bank.bank_ptr"} <= network.state_dict().keys()
+
+
+def test_keys_follow_an_update_no_faster_in_parts():
+    "Two parts of a batch move the second encoder as far as one whole batch does, if the first does not move in between."
+    ends = []
+    for parts in (1, 2):
+        config = settings(method="moco", momentum=0.8, accumulate=parts)
+        network = representation_network(config, (1, 8, 8), 4, seed=1)
+        with torch.no_grad():
+            for p in network["image"].encoder.parameters(): p += 0.1
+        for part in range(parts): losses(config, network, *batch(), seed=part)
+        ends.append(network.keys.encoder.state_dict())
+    assert all(torch.allclose(one, ends[1][name], atol=1e-6) for name, one in ends[0].items())
+
+
+@pytest.mark.parametrize("backbone", ["vit", "resnet18", "torchvision:shufflenet_v2_x0_5"])
+def test_keys_of_any_network_have_its_weights_as_buffers(backbone):
+    "Attention and batch norms among them: the same anchors, the same names, nothing to train."
+    encoder = make_encoder(backbone, (3, 32, 32), 8).eval()
+    twin, x = with_buffers(copy.deepcopy(encoder)), torch.rand(4, 3, 32, 32, generator=seeded(0))
+    with torch.no_grad(): assert torch.equal(twin(x), encoder(x))
+    assert not list(twin.parameters()) and set(twin.state_dict()) == set(encoder.state_dict())
+
+
+def test_a_loaded_moco_run_has_the_keys_it_was_trained_with(tmp_path):
+    "And an update that is left out leaves them alone; and a plan knows how large its checkpoints are."
+    run_representation("digits", "tiny", tmp_path / "a", method="moco", steps=4, save_every=4, progress=False)
+    kept, loaded = load_checkpoint(tmp_path / "a", torch.device("cpu"), None)["network"], load_representation(tmp_path / "a").state_dict()
+    fresh = representation_network(settings(method="moco"), (1, 8, 8), 10).state_dict()
+    keys = [name for name in kept if name.startswith("keys.")]
+    assert all(torch.equal(kept[name], loaded[name]) for name in keys) and not torch.equal(fresh["keys.encoder.head.0.weight"], loaded["keys.encoder.head.0.weight"])
+    size = next((tmp_path / "a" / "checkpoints").glob("*.safetensors")).stat().st_size
+    assert plan_size_of("moco") == pytest.approx(size / 1e6, rel=0.02) and plan_size_of("moco") > 1.4 * plan_size_of("lzn")
+    config = settings(method="moco")
+    trainer = representation_trainer(config, (1, 8, 8), 10, 0, torch.device("cpu"))
+    trainer.begin(lambda *given: {"loss": representation_losses(config, *given)["loss"] * math.nan})
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    trainer.update([batch(64)], seeded(0))
+    assert all(torch.equal(before[name], value) for name, value in trainer.network.state_dict().items())
+
+
+def plan_size_of(method): return plan_representation("digits", "tiny", method=method)["a checkpoint [MB]"]
 
 
 def test_methods_start_from_the_same_encoder():
@@ -171,6 +216,36 @@ def test_features_of_all_kinds(digits):
     assert all(torch.equal(x, y) for kind in found for x, y in zip(found[kind], again[kind])) and not torch.equal(features_of(network, splits, TINY, seed=1)["latent"][0], found["latent"][0])
 
 
+def test_features_of_images_on_disk_are_found_a_few_at_a_time(tmp_path, monkeypatch):
+    "The same as of those in memory, of which there are never more than a network takes at once."
+    from PIL import Image
+    for k in range(60):
+        (tmp_path / str(k % 2)).mkdir(exist_ok=True)
+        Image.fromarray((torch.rand(8, 8, generator=seeded(k)) * 255).byte().numpy()).save(tmp_path / str(k % 2) / f"{k}.png")
+    data = load_data(f"folder:{tmp_path}")
+    monkeypatch.setattr("lzn_nb.scenarios.representation.at_once", lambda shape: 7)
+    network = representation_network(TINY, data.shape, 2).eval()
+    known = features_of(network, [split.images for split in (data.train, data.test)], TINY)
+    seen, encoder = [], network["image"].encoder
+    encoder.trunk.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    monkeypatch.setattr(type(data.train), "take", lambda *_: pytest.fail("all images at once"))
+    for config in (TINY, settings(workers=1)):
+        found = features_of(network, [data.train, data.test], config)
+        assert data.train.lazy and all(torch.equal(x, y) for kind in known for x, y in zip(known[kind], found[kind]))
+    assert max(seen) == 7 and sum(seen) == 2 * (len(data.train) + len(data.test))
+
+
+def test_probes_get_as_many_training_images_as_are_wanted_and_fit(digits, monkeypatch):
+    network = representation_network(TINY, digits.shape, 10).eval()
+    told = lambda config: evaluate_representation(network, digits, config, limit=50)["protocols"]
+    assert told(settings(probe_epochs=1, probe_images=120))["knn_full"].startswith("20 nearest of 120 training features")
+    assert told(settings(probe_epochs=1, probe_images=0))["probe_anchor"].startswith("1,258 training features; AdamW, batches of 256")
+    assert [REPRESENTATION_PRESETS[name].probe_images for name in ("tiny", "cpu", "gpu", "paper")] == [10_000, 10_000, 0, 0]
+    monkeypatch.setattr("lzn_nb.scenarios.representation.free_memory", lambda device: 16 * (128 + 8) * 1100)
+    with pytest.warns(UserWarning, match="probe_images: no memory for the features of 1,258 training images, so probes and neighbours get 1,100"):
+        assert told(settings(probe_epochs=1))["knn_full"].startswith("20 nearest of 1,100 training features")
+
+
 def test_alignment_of_equal_views_is_perfect(digits):
     judged = lambda **changes: judge_alignment(representation_network(settings(**changes), digits.shape, 10).eval(), digits.test.images[:64], settings(**changes), 0)
     fine, coarse = (judged(strength=0.0, alpha=0.0, zone_steps=steps) for steps in (24, 4))
@@ -181,9 +256,9 @@ def test_alignment_of_equal_views_is_perfect(digits):
 def test_test_labels_choose_nothing(digits):
     "The probe of the test split has the settings that the validation split chose; and figures come from the split asked for."
     network = representation_network(TINY, digits.shape, 10).eval()
-    test = evaluate_representation(network, digits, TINY, limit=300)
-    valid = evaluate_representation(network, digits, TINY, split="valid", limit=300)
-    assert test == evaluate_representation(network, digits, TINY, limit=300) and test["probe_backbone"] != valid["probe_backbone"]
+    few = settings(probe_images=300)
+    test, valid = (evaluate_representation(network, digits, few, split=split, limit=300) for split in ("test", "valid"))
+    assert test == evaluate_representation(network, digits, few, limit=300) and test["probe_backbone"] != valid["probe_backbone"]
     chosen = lambda found: found["protocols"]["probe_backbone"].split(";")[1]
     assert chosen(test) == chosen(valid) and "of the test split" in test["protocols"]["knn_full"]
     assert {f"{what}_{kind}" for what in ("probe", "top5", "knn") for kind in KINDS} <= test.keys()
@@ -202,12 +277,14 @@ def test_the_published_hyperparameters():
 
 @pytest.mark.parametrize("changes, message", [
     ({"method": "byol"}, "method: got 'byol', wanted one of"), ({"solver": "heun", "window": 0.0}, "solver: got 'heun'"), ({"backbone": "resnet7"}, "backbone: got 'resnet7'"),
-    ({"temperature": 0.0}, "temperature: got 0.0"), ({"strength": 1.5}, "strength: got 1.5"), ({"momentum": -0.1}, "momentum: got -0.1"), ({"alpha": -1.0}, "alpha: got -1.0"),
+    ({"temperature": 0.0}, "temperature: got 0.0"), ({"temperature": 1e-9}, "temperature: got 1e-09, wanted a finite number, at least 1e-08"), ({"temperature": math.inf}, "temperature: got inf"),
+    ({"latent_dim": 1}, "latent_dim: got 1 and a norm at the head's end, which leaves one anchor"), ({"latent_dim": 2}, "latent_dim: got 2 and a norm .* two anchors"), ({"probe_images": -1}, "probe_images: got -1"), ({"strength": 1.5}, "strength: got 1.5"), ({"momentum": -0.1}, "momentum: got -0.1"), ({"alpha": -1.0}, "alpha: got -1.0"),
     ({"cutoff": 1.0}, "cutoff: got 1.0"), ({"head_layers": 0}, "head_layers: got 0"), ({"probe_epochs": 0}, "probe_epochs: got 0"), ({"rate": 0.0}, "rate: got 0.0"),
     ({"window": -1.0}, "window: got -1.0"), ({"window": 2.0, "solver": "euler"}, "window: got 2.0 with solver 'euler'"), ({"method": "moco", "queue": 10}, "queue: got 10, wanted at least the batch of 64"), ({"view_size": -4}, "view_size: got -4"),
     ({"batch": 1}, "batch: got 1 image.s. that compete"), ({"batch": 8, "accumulate": 8, "method": "simclr"}, "batch: got 1 image.s. that compete"), ({"zone_steps": 0}, "zone_steps: got 0"), ({"latent_dim": 0}, "latent_dim: got 0")])
 def test_settings_out_of_range_are_named(changes, message):
     with pytest.raises(ValueError, match=message): settings(**changes)
+    settings(latent_dim=1, head_norm=False)
 
 
 # -- runs -------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 
 from lzn_nb.representation_metrics import check_split, chosen_probe, effective_rank, fit_probes, nearest_class, standardised, top_accuracy, uniformity, view_distance
+from lzn_nb.training import Tally
 
 
 def seeded(seed): return torch.Generator().manual_seed(seed)
@@ -79,6 +80,14 @@ def test_neighbours_do_not_mind_scale_order_or_rotation():
     named, order, turn = nearest_class(x, y, z), torch.randperm(len(x), generator=seeded(1)), torch.linalg.qr(torch.randn(6, 6, generator=seeded(2))).Q
     assert torch.equal(nearest_class(x[order], y[order], z), named)
     assert (nearest_class(x @ turn * 3, y, z @ turn) == named).float().mean() > 0.99
+
+
+def test_neighbours_among_many_classes_need_no_table_of_them():
+    "Memory is for blocks: far less than one number for each training image and class, or for each pair of images."
+    (n, f, classes), g = (20_000, 4, 2000), seeded(0)
+    x, labels = torch.randn(n, f, generator=g), torch.randint(classes, (n,), generator=g)
+    with Tally() as tally: named = nearest_class(x, labels, x[:2000], block=100, k=1)
+    assert tally.most < 4 * n * classes / 5 and torch.equal(named, labels[:2000])
 
 
 def test_neighbours_of_cold_votes_are_the_nearest():

@@ -40,7 +40,7 @@ from ..zones import LatentZones
 
 # %% ../../nbs/19_scenarios.ipynb #27e0ecc1
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
-            "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0, "head_layers": 1, "probe_epochs": 1, "queue": 1, "view_size": 0,
+            "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0, "head_layers": 1, "probe_epochs": 1, "queue": 1, "view_size": 0, "probe_images": 0,
             "budget_encoder": 0, "budget_decoder": 0, "budget_label": 0, "smallest_space": 0}
 
 

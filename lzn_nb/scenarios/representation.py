@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['METHODS', 'REPRESENTATION_PRESETS', 'KINDS', 'REPRESENTATION_FIGURES', 'REPRESENTATION', 'run_representation',
            'plan_representation', 'load_representation', 'representation_trainer', 'RepresentationConfig',
-           'check_representation', 'views_of', 'middle_of', 'aligned', 'lzn_losses', 'Keys', 'contrast_loss',
-           'anchors_of_batch', 'simclr_losses', 'moco_losses', 'supervised_losses', 'representation_losses',
-           'representation_network', 'representation_components', 'zoned', 'features_of', 'judge_alignment',
-           'evaluate_representation', 'validate_representation', 'representation_samples', 'representation_pictures']
+           'check_representation', 'views_of', 'middle_of', 'aligned', 'lzn_losses', 'Keys', 'with_buffers',
+           'contrast_loss', 'anchors_of_batch', 'simclr_losses', 'moco_losses', 'supervised_losses',
+           'representation_losses', 'representation_network', 'representation_components', 'zoned', 'backbone_features',
+           'features_of', 'judge_alignment', 'images_to_probe', 'evaluate_representation', 'validate_representation',
+           'representation_samples', 'representation_pictures']
 
 # %% ../../nbs/21_representation.ipynb #eea193f2
 import copy
+import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,8 +23,9 @@ from torch import Tensor, nn
 
 from ..alignment import alignment_of
 from ..backbones import check_backbone, make_encoder
-from ..data import ImageData, two_views
+from ..data import ImageData, Split, one_pass, two_views
 from ..embedding_plots import embedding_map
+from ..flow import free_memory
 from ..metrics import accuracy
 from ..network import ImageInput, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
@@ -56,6 +59,7 @@ class RepresentationConfig(TrainConfig):
     queue: int = 4096                     # moco: keys that are remembered
     momentum: float = 0.99                # moco: how slowly the second encoder follows
     probe_epochs: int = 100               # of the linear probe at the end
+    probe_images: int = 10_000            # training images that probes and neighbours get, evenly spread; 0: all
     evaluations = property(lambda self: 2 * self.zone_steps * self.accumulate * (self.method == "lzn") * (1 + self.symmetric))
     def __post_init__(self):
         super().__post_init__()
@@ -68,7 +72,8 @@ def check_representation(config: RepresentationConfig) -> None:
     check_backbone(config.backbone)
     for name, choices in {"method": tuple(METHODS), "solver": ("adams", "euler")}.items():
         if getattr(config, name) not in choices: raise ValueError(f"{name}: got {getattr(config, name)!r}, wanted one of {list(choices)}")
-    if not config.temperature > 0: raise ValueError(f"temperature: got {config.temperature}, wanted a number above 0")
+    if config.head_norm and config.latent_dim < 3: raise ValueError(f"latent_dim: got {config.latent_dim} and a norm at the head's end, which leaves {'one anchor' if config.latent_dim == 1 else 'two anchors'} for all images; wanted at least 3, or head_norm False")
+    if not 1e-8 <= config.temperature < float("inf"): raise ValueError(f"temperature: got {config.temperature}, wanted a finite number, at least 1e-08")
     for name in ("strength", "momentum"):
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
     if not 0 < config.rate < float("inf"): raise ValueError(f"rate: got {config.rate}, wanted a finite number above 0")
@@ -111,20 +116,30 @@ def lzn_losses(config: RepresentationConfig, network: LatentZoningNetwork, a: Te
 
 # %% ../../nbs/21_representation.ipynb #20237f8e
 class Keys(nn.Module):
-    "MoCo's memory: an `encoder` that follows the trained one, and a queue of what it has made of earlier views."
+    "MoCo's memory: an `encoder` that follows the trained one, its weights kept as buffers, and a queue of what it has made of earlier views."
     def __init__(self, encoder: nn.Module, latent_dim: int, size: int, temperature: float, momentum: float):
         super().__init__()
-        self.encoder, self.momentum = copy.deepcopy(encoder).requires_grad_(False), momentum
+        self.encoder, self.momentum = with_buffers(copy.deepcopy(encoder)), momentum
         self.loss = contrast_loss(temperature, (size, latent_dim))
         bank = self.loss.memory_bank
         for name in ("bank", "bank_ptr"): bank.register_buffer(name, getattr(bank, name))  # lightly would not save them
 
+    @torch.no_grad()
     def follow(self, encoder: nn.Module) -> None:
         "Move a little towards the trained encoder."
-        from lightly.models.utils import update_momentum
-        update_momentum(encoder, self.encoder, self.momentum)
+        slow = dict(self.encoder.named_buffers())
+        for name, weight in encoder.named_parameters(): slow[name].mul_(self.momentum).add_(weight, alpha=1 - self.momentum)
 
 
+def with_buffers(module: nn.Module) -> nn.Module:
+    "The module with buffers in the place of its parameters: part of its state, and nothing to train."
+    for part in module.modules():
+        for name, weight in [*part.named_parameters(recurse=False)]:
+            delattr(part, name)
+            part.register_buffer(name, weight.detach())
+    return module
+
+# %% ../../nbs/21_representation.ipynb #20237f8f
 def contrast_loss(temperature: float, memory: int | tuple[int, int] = 0) -> nn.Module:
     "lightly's NT-Xent loss, with a `memory` of (keys, dimensions) as in MoCo or without as in SimCLR. `ImportError` that says how to get lightly."
     try: from lightly.loss import NTXentLoss
@@ -175,9 +190,9 @@ def representation_losses(config: RepresentationConfig, network: LatentZoningNet
 REPRESENTATION_PRESETS = {
     "tiny": RepresentationConfig(steps=20, batch=64, warmup=5, schedule="cosine", ema=0.9, log_every=5, save_every=10, latent_dim=8, zone_steps=4, window=2.0, cutoff=0.6, queue=256, probe_epochs=5),
     "cpu": RepresentationConfig(steps=600, batch=256, warmup=50, schedule="cosine", ema=0.99, window=2.0, cutoff=0.6, eval_every=100),
-    "gpu": RepresentationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.999, backbone="resnet18", latent_dim=128, window=2.0, cutoff=0.6, flip=True, save_every=1000, eval_every=1000, momentum=0.999, workers=8),
+    "gpu": RepresentationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.999, backbone="resnet18", latent_dim=128, window=2.0, cutoff=0.6, flip=True, save_every=1000, eval_every=1000, momentum=0.999, probe_images=0, workers=8),
     "paper": RepresentationConfig(steps=5_000_000, batch=8192, warmup=5000, backbone="resnet50", latent_dim=256, rate=8e-4, flip=True, solver="euler", zone_steps=20, save_every=2000,
-                                  eval_every=1_000_000, queue=65_536, momentum=0.999, probe_epochs=300, workers=16),
+                                  eval_every=1_000_000, queue=65_536, momentum=0.999, probe_epochs=300, probe_images=0, workers=16),
 }
 
 # %% ../../nbs/21_representation.ipynb #32434834
@@ -189,7 +204,7 @@ def representation_network(config: RepresentationConfig, shape: tuple[int, int, 
         encoder = make_encoder(config.backbone, shape, config.latent_dim, head_layers=config.head_layers, head_norm=config.head_norm)
         network = LatentZoningNetwork({"image": ImageInput(encoder, None, shape, config.latent_dim, zone_steps=config.zone_steps, solver=config.solver)})
         if config.method == "simclr": network.contrast = contrast_loss(config.temperature)
-        if config.method == "moco": network.keys = Keys(encoder, config.latent_dim, config.queue, config.temperature, config.momentum)
+        if config.method == "moco": network.keys = Keys(encoder, config.latent_dim, config.queue, config.temperature, config.momentum ** (1 / config.accumulate))
         if config.method == "supervised": network.classifier = nn.Linear(encoder.width, classes)
     return network
 
@@ -208,11 +223,18 @@ def zoned(image: ImageInput, anchors: Tensor, batch: int, alpha: float, generato
 
 
 @torch.no_grad()
-def features_of(network: LatentZoningNetwork, splits: list[Tensor], config: RepresentationConfig, seed: int = 0, zones: bool = True) -> dict[str, list[Tensor]]:
-    "Features of the images `[n,c,s,s]` of several `splits`, the first of which is the training split, by kind (`zones`: latents, too); of a supervised network the backbone's alone."
+def backbone_features(image: ImageInput, images: Tensor | Split, workers: int = 0) -> Tensor:
+    "Features `[n,f]` of images `[n,c,s,s]`, or of those of a split, of which only a few are in memory at a time (`workers`: processes that read them)."
+    chunk, device = at_once(image.shape), next(image.parameters()).device
+    parts = images.split(chunk) if isinstance(images, Tensor) else (part for part, _ in one_pass(images, chunk, device=device, workers=workers))
+    return torch.cat([image.encoder.features(middle_of(part, image.shape[-1])) for part in parts])
+
+
+@torch.no_grad()
+def features_of(network: LatentZoningNetwork, splits: list[Tensor | Split], config: RepresentationConfig, seed: int = 0, zones: bool = True) -> dict[str, list[Tensor]]:
+    "Features of several `splits`, or of their images `[n,c,s,s]`, the first of which is the training split, by kind (`zones`: latents, too); of a supervised network the backbone's alone."
     image, generator = network["image"], torch.Generator().manual_seed(seed)
-    chunk = at_once(image.shape)
-    found = {"backbone": [in_chunks(image.encoder.features, middle_of(images, image.shape[-1]), chunk) for images in splits]}
+    found = {"backbone": [backbone_features(image, images, config.workers) for images in splits]}
     if config.method == "supervised": return found
     anchors = found["anchor"] = [in_chunks(image.encoder.head, features, 1000) for features in found["backbone"]]
     if not zones: return found
@@ -235,35 +257,46 @@ def judge_alignment(network: LatentZoningNetwork, images: Tensor, config: Repres
     return {"view_distance": view_distance(a - middle, b - middle), "arrived": float((other.decode(z) == mine).double().mean()), "solver_error": float(error)}
 
 # %% ../../nbs/21_representation.ipynb #d674f5ea
-def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000, progress: bool = False) -> dict:
-    "Figures of a trained network on a `split` (\"valid\" for choosing: then the probe's own settings are chosen on it, too), from at most `limit` images of each; under \"protocols\", how each was measured."
+def images_to_probe(network: LatentZoningNetwork, train: Split, config: RepresentationConfig) -> Split:
+    "The training images that probes and neighbours get: `probe_images` of them, or as many as the device has memory for, with a warning."
+    image, wanted = network["image"], train.some(config.probe_images)
+    room = free_memory(next(network.parameters()).device) / (16 * (image.encoder.width + image.latent_dim))  # features in float32, four times
+    if room >= len(wanted): return wanted
+    warnings.warn(f"probe_images: no memory for the features of {len(wanted):,} training images, so probes and neighbours get {max(int(room), 1000):,}")
+    return wanted.some(max(int(room), 1000))
+
+
+@torch.no_grad()
+def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 50_000, progress: bool = False) -> dict:
+    "Figures of a trained network on a `split` (\"valid\" for choosing: then the probe's own settings are chosen on it, too), from at most `limit` of its images and of validation; under \"protocols\", how each was measured."
     device, tell = next(network.parameters()).device, telling(progress)
-    parts = [take_up_to(part, limit, device) for part in (data.train, data.valid, getattr(data, split))]
+    parts = [images_to_probe(network, data.train, config), data.valid.some(limit), getattr(data, split).some(limit)]
+    train_labels, valid_labels, labels = (part.labels.to(device) for part in parts)
     tell("features of all kinds")
-    (train, train_labels), (valid, valid_labels), (real, labels) = parts
-    found, told = features_of(network, [images for images, _ in parts], config, seed), {}
-    figures = {}
-    for kind, features in found.items():
-        x, x_valid, x_test = centred(*features)
+    found, told, figures = features_of(network, parts, config, seed), {}, {}
+    if config.method == "supervised": own = {"accuracy": accuracy(in_chunks(network.classifier, found["backbone"][2]).argmax(1).cpu(), labels.cpu())}
+    else: own = judge_alignment(network, take_up_to(parts[2], 10_000, device)[0][:config.batch], config, seed)
+    for kind in [*found]:
+        x, x_valid, x_test = centred(*found.pop(kind))
         tell(f"{KINDS[kind]}: probe and neighbours")
-        probe = chosen_probe((x, train_labels), (x_valid, valid_labels), (x_test, labels), epochs=config.probe_epochs, seed=seed)
+        batch = max(256, len(x) // 400)
+        probe = chosen_probe((x, train_labels), (x_valid, valid_labels), (x_test, labels), epochs=config.probe_epochs, batch=batch, seed=seed)
         figures |= {f"probe_{kind}": probe["top1"], f"top5_{kind}": probe["top5"], f"knn_{kind}": accuracy(nearest_class(x, train_labels, x_test).cpu(), labels.cpu())}
-        told[f"probe_{kind}"] = told[f"top5_{kind}"] = f"{len(x):,} training features; AdamW, rate {probe['rate']:g} and decay {probe['decay']:g} by {len(x_valid):,} validation images; last of {config.probe_epochs} epochs; {len(x_test):,} images of the {split} split"
+        told[f"probe_{kind}"] = told[f"top5_{kind}"] = f"{len(x):,} training features; AdamW, batches of {batch:,}, rate {probe['rate']:g} and decay {probe['decay']:g} by {len(x_valid):,} validation images; last of {config.probe_epochs} epochs; {len(x_test):,} images of the {split} split"
         told[f"knn_{kind}"] = f"20 nearest of {len(x):,} training features by angle as seen from their mean, votes exp(cos / 0.07); {len(x_test):,} images of the {split} split"
         if kind in ("backbone", "anchor"): figures |= {f"rank_{kind}": effective_rank(x_test), f"uniformity_{kind}": uniformity(x_test)}
-    if config.method == "supervised": figures["accuracy"] = accuracy(in_chunks(network.classifier, found["backbone"][2]).argmax(1).cpu(), labels.cpu())
-    else: figures |= judge_alignment(network, real[:config.batch], config, seed)
-    return figures | {"protocols": told}
+    return figures | own | {"protocols": told}
 
 
+# %% ../../nbs/21_representation.ipynb #d674f5eb
 def validate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, seed: int = 0) -> dict[str, float]:
-    "Neighbours of up to 1000 validation images among up to 5000 of training, \"score\"; how the features fill their space; and, but for a supervised network, how the alignment goes there."
-    device, image = next(network.parameters()).device, network["image"]
-    (train, train_labels), (valid, labels) = (take_up_to(part, limit, device) for part, limit in ((data.train, 5000), (data.valid, 1000)))
+    "Neighbours of up to 1000 validation images among up to 5000 of training (of more than 100 classes, 10 and 50 a class), \"score\"; how the features fill their space; and, but for a supervised network, how the alignment goes there."
+    train, valid = (part.some(max(least, each * data.num_classes)) for part, least, each in ((data.train, 5000, 50), (data.valid, 1000, 10)))
     x, x_valid = centred(*features_of(network, [train, valid], config, seed, zones=False)["backbone"])
-    score = accuracy(nearest_class(x, train_labels, x_valid).cpu(), labels.cpu())
+    score = accuracy(nearest_class(x, train.labels.to(x.device), x_valid).cpu(), valid.labels)
     filled = {"uniformity": uniformity(x_valid), "rank": effective_rank(x_valid)}
-    return {"knn": score, "score": score} | filled | ({} if config.method == "supervised" else judge_alignment(network, valid[:config.batch], config, seed))
+    own = {} if config.method == "supervised" else judge_alignment(network, take_up_to(valid, 1000, x.device)[0][:config.batch], config, seed)
+    return {"knn": score, "score": score} | filled | own
 
 # %% ../../nbs/21_representation.ipynb #cc75d85f
 KINDS = {"backbone": "backbone", "anchor": "anchor", "centre": "latent, α = 0", "latent": "latent", "full": "latent, α = 0, zones of all training images"}
@@ -298,5 +331,5 @@ def representation_pictures(done: Run, seed: int = 0) -> dict:
 
 
 REPRESENTATION = Scenario("representation", "Representation", REPRESENTATION_PRESETS, representation_network, representation_components, representation_losses, validate_representation,
-                          evaluate_representation, representation_samples, representation_pictures, REPRESENTATION_FIGURES, curves=("alignment", "arrived", "contrast", "cross_entropy"), classes=2)
+                          evaluate_representation, representation_samples, representation_pictures, REPRESENTATION_FIGURES, curves=("alignment", "arrived", "contrast", "cross_entropy", "valid_knn", "valid_rank", "valid_view_distance"), classes=2)
 run_representation, plan_representation, load_representation, representation_trainer = (partial(what, REPRESENTATION) for what in (run, plan, load, make_trainer))
