@@ -264,7 +264,7 @@ def words_of(strokes: Strokes, terms: Terms) -> list[dict[str, str | None]]:
 # %% ../nbs/03a_measures.ipynb #6e3cfeb3
 def fact_codes(facts: Sequence[Facts]) -> Tensor:
     "Facts as positions in `ATTRIBUTES`, `[n,5]`; -1 is None."
-    return torch.tensor([[-1 if (value := getattr(one, name)) is None else values.index(value) for name, values in ATTRIBUTES.items()] for one in facts]).reshape(len(facts), len(ATTRIBUTES))
+    return torch.tensor([[-1 if (value := getattr(one, name)) is None else values.index(value) for name, values in ATTRIBUTES.items()] for one in facts], dtype=torch.long).reshape(len(facts), len(ATTRIBUTES))
 
 
 def agreement(said: Sequence[Facts], seen: Sequence[Facts]) -> dict[str, float]:
