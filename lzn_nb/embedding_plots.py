@@ -4,16 +4,22 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'FITS', 'KEPT', 'SYMBOLS', 'layout_settings', 'layout_points', 'fit_umap', 'fit_tsne', 'installed',
-           'layout_name', 'read_layout', 'keep_layout', 'kept_layout', 'layout', 'Embedding', 'embedding', 'Group',
-           'is_letters', 'groups', 'spread', 'Thumbnails', 'thumbnails_of', 'span', 'sample_colours', 'framed', 'box',
-           'draw_embedding', 'embedding_map', 'sample_words', 'sample_html', 'plotly_embedding', 'map_layout',
-           'layout_images', 'selected_samples', 'select_samples']
+           'layout_name', 'name_of_layout', 'read_layout', 'keep_layout', 'kept_layout', 'is_at_once', 'layout',
+           'FittedApart', 'Embedding', 'embedding', 'Group', 'is_letters', 'groups', 'spread', 'Thumbnails',
+           'thumbnails_of', 'span', 'sample_colours', 'framed', 'box', 'draw_embedding', 'embedding_map',
+           'sample_words', 'sample_line', 'sample_html', 'plotly_embedding', 'map_layout', 'layout_images',
+           'selected_samples', 'select_samples']
 
 # %% ../nbs/09b_embedding_plots.ipynb #97b00748
 import hashlib
 import html
 import importlib.metadata
 import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +91,11 @@ def layout_name(x: Tensor, *depends) -> str:
     return digest.hexdigest()[:24]
 
 
+def name_of_layout(x: Tensor, method: str, seed: int, settings: dict) -> str:
+    "The name of a fitted layout: other points, method, settings, seed or version of the library, other name. `ImportError` if that is not installed."
+    return layout_name(x, method, installed(FITS[method][1]), settings, seed)
+
+
 def read_layout(file: Path, n: int) -> Tensor | None:
     "The layout `[n,2]` in a file; None, with a warning, if it holds none."
     from safetensors.torch import load_file
@@ -114,6 +125,13 @@ def kept_layout(name: str, n: int, folder: str | Path | None, fit: Callable[[], 
     return places.clone()
 
 
+def is_at_once(points: Tensor, method: str = "pca", seed: int = 0, **settings) -> bool:
+    "Whether `layout` of the same arguments has nothing to fit, since it is PCA or kept in memory; it refuses what `layout` does."
+    x = layout_points(points, method)
+    settings = layout_settings(method, len(x), settings)
+    return method == "pca" or name_of_layout(x, method, seed, settings) in KEPT
+
+# %% ../nbs/09b_embedding_plots.ipynb #62c6ce4b
 def layout(points: Tensor, method: str = "pca", seed: int = 0, folder: str | Path | None = None, **settings) -> Tensor:
     """Places `[n,2]` in the plane for `points` `[n,q]` by "pca", "umap" (`n_neighbors`, `min_dist`) or "tsne" (`perplexity`); fitted once, kept in memory and in `folder`.
 
@@ -122,10 +140,32 @@ def layout(points: Tensor, method: str = "pca", seed: int = 0, folder: str | Pat
     x = layout_points(points, method)
     settings = layout_settings(method, len(x), settings)
     if method == "pca": return principal_plane(x)[0].float()
-    fit, package = FITS[method]
-    places = kept_layout(layout_name(x, method, installed(package), settings, seed), len(x), folder, lambda: fit(x, seed, settings).float())
+    places = kept_layout(name_of_layout(x, method, seed, settings), len(x), folder, lambda: FITS[method][0](x, seed, settings).float())
     if not places.isfinite().all(): raise ValueError(f"points: {METHODS[method]} found no places for them, wanted ones that are less extreme")
     return places
+
+# %% ../nbs/09b_embedding_plots.ipynb #8f8477cd
+class FittedApart:
+    "A layout of `points` `[n,q]` that is being fitted in a process of its own; `ValueError` and `ImportError` as `layout`."
+    SCRIPT = "import sys; from safetensors.torch import load_file; from lzn_nb.embedding_plots import layout; layout(load_file(sys.argv[1] + '/points')['points'], sys.argv[2], folder=sys.argv[1])"
+
+    def __init__(self, points: Tensor, method: str = "umap"):
+        from safetensors.torch import save_file
+        is_at_once(points, method)  # says what is wrong with them
+        self.points, self.method, self.folder = layout_points(points, method), method, tempfile.TemporaryDirectory()
+        save_file({"points": self.points.contiguous()}, Path(self.folder.name) / "points")
+        self.process = subprocess.Popen([sys.executable, "-c", self.SCRIPT, self.folder.name, method], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+
+    def result(self) -> Tensor | None:
+        "Places `[n,2]` once they are there, None after `stop`; `ValueError` with its last words if the process has failed."
+        said = self.process.communicate()[1].decode(errors="replace").strip().splitlines()
+        try:
+            if self.process.returncode == -signal.SIGTERM: return None
+            if self.process.returncode: raise ValueError(f"points: {METHODS[self.method]} found no places for them ({(said or ['without a word'])[-1]})")
+            return layout(self.points, self.method, folder=self.folder.name)
+        finally: self.folder.cleanup()
+
+    def stop(self) -> None: self.process.terminate()
 
 # %% ../nbs/09b_embedding_plots.ipynb #55d0d968
 @dataclass(frozen=True)
@@ -137,6 +177,7 @@ class Embedding:
     predicted: Tensor | None = None   # `[n]` what each was read as
     images: Tensor | None = None      # `[n,c,h,w]` in [-1, 1]
     axes: tuple[str, str] = ("", "")
+    notes: Sequence[str] | None = None  # `[n]` what else is said of each, on the screen
 
     def __post_init__(self):
         n = len(self.points)
@@ -145,9 +186,10 @@ class Embedding:
         if self.predicted is not None: check_labels("predicted", self.predicted, n, self.classes)
         if self.images is not None and (self.images.ndim != 4 or len(self.images) != n or self.images.shape[1] not in (1, 3)):
             raise ValueError(f"images: got shape {list(self.images.shape)}, wanted [{n},1,h,w] or [{n},3,h,w]")
+        if self.notes is not None and len(self.notes) != n: raise ValueError(f"notes: got {len(self.notes)}, wanted {n}, one for each point")
 
-
-def embedding(points: Tensor, labels: Tensor, classes: Sequence[str], method: str = "pca", seed: int = 0, folder: str | Path | None = None, *, predicted: Tensor | None = None, images: Tensor | None = None, **settings) -> Embedding:
+# %% ../nbs/09b_embedding_plots.ipynb #f331303e
+def embedding(points: Tensor, labels: Tensor, classes: Sequence[str], method: str = "pca", seed: int = 0, folder: str | Path | None = None, *, predicted: Tensor | None = None, images: Tensor | None = None, notes: Sequence[str] | None = None, **settings) -> Embedding:
     "The map of `points` `[n,q]` by a method; `method`, `seed`, `folder` and `settings` are those of `layout`, which says what it refuses, the rest those of `Embedding`."
     away = lambda x: None if x is None else x.detach().cpu()
     if method == "pca":
@@ -155,7 +197,7 @@ def embedding(points: Tensor, labels: Tensor, classes: Sequence[str], method: st
         places, share = principal_plane(points)
         axes = f"first principal component ({share[0]:.0%} of the variance)", f"second ({share[1]:.0%})"
     else: places, axes = layout(points, method, seed, folder, **settings), (f"first coordinate of {METHODS.get(method)}", "second")
-    return Embedding(places.float(), away(labels), classes, away(predicted), away(images), axes)
+    return Embedding(places.float(), away(labels), classes, away(predicted), away(images), axes, notes)
 
 # %% ../nbs/09b_embedding_plots.ipynb #631eddef
 class Group(NamedTuple):
@@ -240,16 +282,17 @@ def box(points: Tensor, margin: float = 0.05) -> tuple[list[float], list[float]]
     return tuple([float(m) - half, float(m) + half] for m in middle)
 
 
-def draw_embedding(state: Embedding, title: str = "", by: str = "class", thumbnails: float = 0.0):
-    """An `Embedding` as a matplotlib figure, by "class" or by "right" and wrong, with pictures as wide as the share `thumbnails` of the map.
+def draw_embedding(state: Embedding, title: str = "", by: str = "class", thumbnails: float = 0.0, axis=None):
+    """An `Embedding` as a matplotlib figure, or on the `axis` of one, by "class" or by "right" and wrong, with pictures as wide as the share `thumbnails` of the map.
 
     `ValueError` for another `by`, or what the state does not hold.
     """
     shown, letters, pictures = groups(state, by), by == "class" and is_letters(state.classes), thumbnails_of(state, thumbnails, by)
-    named = not letters and len(shown) <= 20
-    figure = new_figure(5.2 + named, 5)
-    figure.set_layout_engine("compressed")  # made for axes that keep their shape
-    axis = figure.subplots()
+    named, figure = not letters and len(shown) <= 20, axis.figure if axis else None
+    if figure is None:
+        figure = new_figure(5.2 + named, 5)
+        figure.set_layout_engine("compressed")  # made for axes that keep their shape
+        axis = figure.subplots()
     for name, index, colour, mark in shown:
         axis.plot(*state.points[index].T.numpy(), ls="", marker=mark, color=colour, ms=6 if letters or mark == "X" else 4, mew=0.3, label=as_text(name))
     for k, picture in zip(pictures.index.tolist(), pictures.pictures.numpy()) if pictures else ():
@@ -273,29 +316,36 @@ SYMBOLS = dict(zip(MARKS, ("circle", "square", "diamond", "triangle-up", "triang
 
 
 def sample_words(state: Embedding, k: int) -> list[str]:
-    "The class of sample k, and what it was read as if that is known."
-    return [str(state.classes[int(which[k])]) for which in (state.labels, state.predicted) if which is not None]
+    "The class of sample k, what it was read as if that is known, and its note if there is one."
+    return [str(state.classes[int(which[k])]) for which in (state.labels, state.predicted) if which is not None] + ([] if state.notes is None else [str(state.notes[k])])
+
+
+def sample_line(state: Embedding, words: Sequence[str]) -> str:
+    "The `sample_words` of a sample, or what stands for them, as one line."
+    first, *read = words if state.notes is None else words[:-1]
+    return ", read as ".join([first, *read]) + ("" if state.notes is None else f", {words[-1]}")
 
 
 def sample_html(state: Embedding, k: int, width: int = 96) -> str:
     "Sample k as HTML: its picture, if there is one, and its classes; `ValueError` for a number that is none of a sample."
     if not 0 <= k < len(state.points): raise ValueError(f"k: got {k}, wanted 0 to {len(state.points) - 1}")
-    words = html.escape(f"{k}: " + ", read as ".join(sample_words(state, k)))
+    words = html.escape(f"{k}: {sample_line(state, sample_words(state, k))}")
     if state.images is None: return f"<span>{words}</span>"
     picture = ((state.images[k].float() + 1) / 2).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0)
     return f'<img alt="{words}" src="{png_address(picture)}" width="{width}" style="image-rendering:pixelated"><br><span>{words}</span>'
 
 # %% ../nbs/09b_embedding_plots.ipynb #c72197d2
 def plotly_embedding(state: Embedding, title: str = "", by: str = "class", thumbnails: float = 0.0):
-    "An `Embedding` as a plotly figure with a trace for each group, whose `customdata` is the number, class and reading of its samples; `ValueError` as `draw_embedding`."
+    "An `Embedding` as a plotly figure with a trace for each group, whose `customdata` is the number and the `sample_words` of its samples; a dark rim is around those that were misread. `ValueError` as `draw_embedding`."
     figure, shown = graph_objects().Figure(layout=map_layout(state, title, thumbnails)), groups(state, by)
     if pictures := thumbnails_of(state, thumbnails, by): figure.layout.images = layout_images(state, pictures)
-    read = "" if state.predicted is None else ", read as %{customdata[2]}"
+    said = sample_line(state, [f"%{{customdata[{k}]}}" for k in range(1, 1 + len(sample_words(state, 0)))])
+    rims = ["white"] * len(state.points) if state.predicted is None else [["#222", "white"][right] for right in (state.predicted == state.labels).tolist()]
     for name, index, colour, mark in shown:
         x, y = state.points[index].T.tolist()
         figure.add_scatter(x=x, y=y, mode="markers", name=as_screen_text(name), customdata=[[k, *map(as_screen_text, sample_words(state, k))] for k in index.tolist()],
-                           marker={"size": 7, "color": colour, "symbol": SYMBOLS.get(mark) or list(SYMBOLS.values())[int(state.labels[index[0]]) % len(SYMBOLS)], "line": {"color": "white", "width": 0.5}},
-                           selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12}}, hovertemplate=f"%{{customdata[0]}}: %{{customdata[1]}}{read}<extra></extra>")
+                           marker={"size": 7, "color": colour, "symbol": SYMBOLS.get(mark) or list(SYMBOLS.values())[int(state.labels[index[0]]) % len(SYMBOLS)], "line": {"color": [rims[k] for k in index.tolist()], "width": 1}},
+                           selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12}}, hovertemplate=f"%{{customdata[0]}}: {said}<extra></extra>")
     figure.layout.showlegend = len(shown) <= 20
     return figure
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure', 'fill_chances',
-           'playground_state', 'ShownLatents', 'LookingLatents', 'DrawnLatents', 'tie_corners', 'slice_controls',
-           'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
+           'playground_state', 'ShownLatents', 'LookingLatents', 'DrawnLatents', 'tie_three', 'only_for',
+           'slice_controls', 'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
 import functools
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from .data import ImageData
 from .flow import check_count
-from .latent_views import LatentSlice, Trained, border_light, draw_latents, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import mosaic
-from .widgets import InParts, Latest, ipywidgets, labelled, limits, sentence, with_picture
+from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
@@ -112,8 +112,9 @@ def slice_figure(half: float):
 
 # %% ../nbs/10b_latent_widgets.ipynb #d70a1e5d
 def fill_slice(figure, state: LatentSlice, classes: Sequence[str], names: Sequence[tuple[str, Tensor]] = ()) -> None:
-    "Put a map into the figure, with names at the shadows of points `[q]`."
+    "Put a map into the figure, with names at the shadows of points `[q]`; where its images have begun to come, all but the picture is there already."
     image = {"source": png_address(slice_picture(state, len(classes))), "xref": "x", "yref": "y", "x": -state.half, "y": state.half, "sizex": 2 * state.half, "sizey": 2 * state.half, "sizing": "stretch", "layer": "below"}
+    if len(state.images): figure.layout.images = [image]; return
     with figure.batch_update():
         figure.layout.images, figure.layout.xaxis.range, figure.layout.yaxis.range = [image], [-state.half, state.half], [-state.half, state.half]
         figure.data[0].x, figure.data[0].y = state.places.flatten(0, 1).numpy().T
@@ -147,18 +148,20 @@ def fill_chances(bars, chances: Tensor, time: float, shares: Tensor | None) -> N
         bars.data[1].y, bars.data[1].visible, bars.data[1].name = [] if shares is None else shares.numpy(), shares is not None, "share of 64 draws"
 
 # %% ../nbs/10b_latent_widgets.ipynb #7d98c5fb
-def playground_state(classes: int):
-    "The class of a playground's traits for so many classes, made when ipywidgets is there."
+def playground_state(classes: int, images: int = 3):
+    "The class of a playground's traits for so many classes and training images, made when ipywidgets is there."
     import traitlets as t
+    three = lambda n: t.List(t.Int(min=0, max=n - 1), [k % n for k in (0, 1, 2)], minlen=3, maxlen=3)
 
     class PlaygroundState(t.HasTraits):
         "What is looked at, and how; `drawing` holds c·h·w numbers from 0 to 1, or none."
-        plane, corners = t.Enum(["origin", "zones"], "origin"), t.List(t.Int(min=0, max=classes - 1), [k % classes for k in (0, 1, 2)], minlen=3, maxlen=3)
+        plane, corners, picked, turn = t.Enum(list(PLANES), "origin"), three(classes), three(images), t.Int(0, min=0, max=99)
         half, time = t.Float(4.0, min=0.5, max=10.0), t.Float(0.3, min=0.0, max=1.0)
         source, label = t.Enum(["point", "label", "drawing"], "point"), t.Int(0, min=0, max=classes - 1)
         u, v = (t.Float(0.0, min=-10.0, max=10.0) for _ in "uv")
         alpha, seed = t.Float(1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)
         drawing = t.List(t.Float(min=0.0, max=1.0))
+        which = property(lambda self: {"zones": self.corners, "images": self.picked, "random": [self.turn]}.get(self.plane, ()))  # what the plane depends on
 
         @t.observe("u", "v", "label", "drawing")
         def choose(self, change) -> None: self.source = {"label": "label", "drawing": "drawing"}.get(change.name, "point")
@@ -171,15 +174,15 @@ class ShownLatents:
     def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, side: int = 15, samples: int = 6, **traits):
         check_count("side", side, 40); check_count("samples", samples, 50)
         w, self.trained, self.side = ipywidgets(), Trained(network, data), side
-        self.state, self.reading = playground_state(len(self.trained.classes))(**traits), None
+        self.state, self.reading = playground_state(len(self.trained.classes), len(self.trained.images))(**traits), None
         self.figure, self.bars = slice_figure(self.state.half), chance_figure(self.trained.classes)
-        self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.refused = (w.HTML() for _ in range(7))
+        self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
         self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)))
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
         self.map.now(); self.read.now(); self.look.now()
-        for name in ("plane", "corners", "half", "seed", "time"): self.state.observe(self.map, name)
+        self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(self.read, "drawing")
-        self.state.observe(self.look, ["plane", "corners", "time", "source", "u", "v", "label", "alpha", "seed"])
+        self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "alpha", "seed"])
         self.figure.data[0].on_click(lambda trace, points, _: self.go_to(*self.slice.places.flatten(0, 1)[points.point_inds[0]].tolist()) if points.point_inds else None)
 
     def go_to(self, u: float, v: float) -> None:
@@ -190,8 +193,8 @@ class ShownLatents:
     def map_parts(self) -> Iterator[None]:
         "Draw the map, a few rows at a time, and say how far it is."
         s, classes = self.state, self.trained.classes
-        corners = [(classes[k], self.trained.centres[k]) for k in s.corners] if s.plane == "zones" else []
-        for self.slice in slice_parts(self.trained, plane_for(self.trained, s.plane, s.corners), self.trained.noises(s.seed, 1)[1], half=s.half, side=self.side, time=s.time):
+        corners = [(classes[k], self.trained.centres[k]) for k in s.corners] if s.plane == "zones" else [(str(k), self.trained.image_centres[k]) for k in s.picked] if s.plane == "images" else []
+        for self.slice in slice_parts(self.trained, plane_for(self.trained, s.plane, s.which), self.trained.noises(s.seed, 1)[1], half=s.half, side=self.side, time=s.time, rows=1):
             fill_slice(self.figure, self.slice, classes, corners)
             self.mapped.value = f'<span role="status">{len(self.slice.images)} of {self.side**2} images decoded{"" if len(self.slice.images) == self.side**2 else " …"}</span>'
             yield
@@ -202,7 +205,7 @@ class LookingLatents(ShownLatents):
     def latents(self, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         "Latents `[n,q]` of what the state looks at, by `noise` `[n,q]`, and the anchor `[1,q]` of a drawing; `ValueError` if nothing is drawn."
         s, trained = self.state, self.trained
-        if s.source == "point": return plane_for(trained, s.plane, s.corners).points(torch.tensor([[s.u, s.v]])).to(noise).repeat(len(noise), 1), None
+        if s.source == "point": return plane_for(trained, s.plane, s.which).points(torch.tensor([[s.u, s.v]])).to(noise).repeat(len(noise), 1), None
         if s.source == "label": return trained.label_zones.encode([s.label] * len(noise), noise, s.alpha), None
         if self.reading is None: raise ValueError("drawing: there is none yet, wanted one: paint on the pad or choose a file")
         return trained.zones.encode(points=self.reading.anchor.repeat(len(noise), 1), noise=noise, alpha=s.alpha), self.reading.anchor
@@ -214,7 +217,7 @@ class LookingLatents(ShownLatents):
         try:
             z, anchor = self.latents(latent_noise)
             self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time)
-        except (ValueError, MemoryError) as error: self.said.value = sentence(error); return
+        except FAULTS as error: self.said.value = sentence(error); return
         name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
         self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone"}[s.source])
@@ -236,7 +239,7 @@ class DrawnLatents(LookingLatents):
                 self.reading = read = read_drawing(trained, 2 * torch.tensor(s.drawing).reshape(1, c, h, w) - 1)
                 self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80)
                 self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its zone {read.shares[read.label]:.0%} agree.</span>'
-            except (ValueError, MemoryError) as error: self.heard.value = sentence(error)
+            except FAULTS as error: self.heard.value = sentence(error)
         if s.source == "drawing": self.look()
 
     def turn(self) -> None:
@@ -245,45 +248,57 @@ class DrawnLatents(LookingLatents):
 
     def wipe(self) -> None:
         "An empty sheet."
-        self.refused.value, self.state.drawing = "", []
+        self.unread.value, self.state.drawing = "", []
 
     def take(self, name: str, content: bytes) -> None:
         "Draw what the bytes of an image file hold, light on dark as the training images are; a sentence if they hold none."
         try: pixels = upload_pixels(bytes(content), name, self.trained.image.shape)
-        except ValueError as error: self.refused.value = sentence(error); return
+        except FAULTS as error: self.unread.value = sentence(error); return
         other = (border_light(pixels) > 0.5) != (border_light((self.trained.images + 1) / 2) > 0.5)
-        self.refused.value, self.state.drawing = "", (1 - pixels if other else pixels).flatten().tolist()
+        self.unread.value, self.state.drawing = "", (1 - pixels if other else pixels).flatten().tolist()
 
 # %% ../nbs/10b_latent_widgets.ipynb #c46e8daa
-def tie_corners(state, corners: Sequence) -> None:
-    "Let three lists show the labels that the plane goes through, and change them."
+def tie_three(state, name: str, plane: str, fields: Sequence) -> None:
+    "Let three fields show the numbers in the trait `name`, and change them, which chooses their `plane` as well."
     filling = []
 
     def typed(_) -> None:
-        if not filling: state.corners, state.plane = [corner.value for corner in corners], "zones"
+        if filling: return
+        with state.hold_trait_notifications(): state.plane = plane; state.set_trait(name, [field.value for field in fields])
 
     def show(_) -> None:
         filling.append(True)
         try:
-            for corner, k in zip(corners, state.corners): corner.value = k
+            for field, k in zip(fields, getattr(state, name)): field.value = k
         finally: filling.pop()
 
-    state.observe(show, "corners")
-    for corner in corners: corner.observe(typed, "value")
+    state.observe(show, name)
+    for field in fields: field.observe(typed, "value")
 
 
-def slice_controls(state, classes: Sequence[str]) -> list:
-    "Choices of the plane, tied to the traits of `state`."
+def only_for(plane: str, state, box):
+    "The box, which is there while the state has that plane."
+    def show(_) -> None: box.layout.display = None if state.plane == plane else "none"
+
+    show(None)
+    state.observe(show, "plane")
+    return box
+
+# %% ../nbs/10b_latent_widgets.ipynb #bf45fb97
+def slice_controls(state, classes: Sequence[str], images: int) -> list:
+    "Choices of the plane, by labels of `classes` or so many images, tied to the traits of `state`."
     import traitlets
-    w, names = ipywidgets(), [(name, k) for k, name in enumerate(classes)]
-    plane = labelled(w.ToggleButtons, "plane through", "where the map is cut", options=[("the origin", "origin"), ("three zones", "zones")], tooltips=["along the directions in which label centres differ most", "through the centres of the zones of three labels"], value=state.plane, style={"button_width": "8em"})
-    corners = [labelled(w.Dropdown, name, f"{which} label whose zone's centre the plane goes through", options=names, value=k, style={"description_width": "3em"}, layout={"width": "7.2em"})
-               for name, which, k in zip(("zones", "and", "and"), ("first", "second", "third"), state.corners)]
+    w, most = ipywidgets(), images - 1
+    plane = labelled(w.Dropdown, "plane", "where the map is cut: where the labels' or the images' centres vary most, through three of them, or by chance", options=[(text, name) for name, text in PLANES.items()], value=state.plane)
+    narrow = {"style": {"description_width": "3.4em"}, "layout": {"width": "7.2em"}}
+    three = lambda kind, names, tip, values, **options: [labelled(kind, name, f"{which} {tip}", value=k, **options, **narrow) for name, which, k in zip(names, ("first", "second", "third"), values)]
+    corners = three(w.Dropdown, ("zones", "and", "and"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
+    picked = three(w.BoundedIntText, ("images", "and", "and"), f"training image whose zone's centre the plane goes through, by its number from 0 to {most}", state.picked, min=0, max=most)
+    turn = labelled(w.IntSlider, "turn", "number of the plane that chance has drawn", **limits(state, "turn"))
     half = labelled(w.FloatSlider, "reach", "how far the map goes to each side", step=0.25, **limits(state, "half"))
-    traitlets.link((state, "plane"), (plane, "value")); traitlets.link((state, "half"), (half, "value"))
-
-    tie_corners(state, corners)
-    return [plane, w.HBox(corners), half]
+    for name, control in (("plane", plane), ("turn", turn), ("half", half)): traitlets.link((state, name), (control, "value"))
+    tie_three(state, "corners", "zones", corners); tie_three(state, "picked", "images", picked)
+    return [plane, only_for("zones", state, w.HBox(corners)), only_for("images", state, w.HBox(picked)), only_for("random", state, turn), half]
 
 # %% ../nbs/10b_latent_widgets.ipynb #05d525aa
 def place_controls(state, classes: Sequence[str]) -> list:
@@ -340,21 +355,20 @@ def drawing_controls(playground) -> list:
     return [pad, w.VBox([erase, *(button for _, button, _ in made), upload])]
 
 # %% ../nbs/10b_latent_widgets.ipynb #2307e341
-class LatentPlayground(DrawnLatents):
+class LatentPlayground(Refusing, DrawnLatents):
     """Maps of a trained network's latent space, what lies at a place or in a zone, and a digit of yours among the training images.
 
-    `network` (None: the one that ships), `data` an `ImageData` or the name of one (None: digits); maps have `side` × `side` images. `state` holds all numbers, `box` is what is shown. `ValueError` if network and data do not fit.
+    `network` (None: the one that ships), `data` an `ImageData` or the name of one (None: digits); maps have `side` × `side` images. `state` holds all numbers, `box` is what is shown: a sentence, if network and data do not fit.
     """
+    @refusing
     def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, side: int = 15, samples: int = 6, **traits):
         super().__init__(network, data, side, samples, **traits)
         w, classes = ipywidgets(), self.trained.classes
         self.stop_button = w.Button(description="Stop the map", tooltip="leave the map as far as it is")
         self.stop_button.on_click(lambda _: self.map.stop())
-        self.slice_controls, self.controls, drawn = slice_controls(self.state, classes), place_controls(self.state, classes), drawing_controls(self)
+        self.slice_controls, self.controls, drawn = slice_controls(self.state, classes, len(self.trained.images)), place_controls(self.state, classes), drawing_controls(self)
         steer = w.VBox([*self.slice_controls, w.HBox([self.stop_button, self.mapped]), *self.controls, self.said], layout={"max_width": "26em"})
-        shown, sheet = w.VBox([self.samples, self.near, self.bars]), w.VBox([w.HBox(drawn), self.refused, self.heard, self.again], layout={"width": "27em", "margin": "0 0 0 1.5em"})
+        shown, sheet = w.VBox([self.samples, self.near, self.bars]), w.VBox([w.HBox(drawn), self.unread, self.heard, self.again], layout={"width": "27em", "margin": "0 0 0 1.5em"})
         self.box = w.VBox([w.HBox([self.figure, steer]), w.HBox([shown, sheet])])
 
-    def _repr_mimebundle_(self, **options) -> dict:
-        s, place = self.state, (self.state.u, self.state.v)
-        return with_picture(self.box, draw_latents(self.slice, self.seen, self.trained, s.time, place if s.source == "point" else None))
+    def picture(self): return draw_latents(self.slice, self.seen, self.trained, self.state.time, (self.state.u, self.state.v) if self.state.source == "point" else None)

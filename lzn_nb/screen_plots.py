@@ -30,15 +30,16 @@ def straight(figure, low: float, high: float, *, dash: str = "solid", **place) -
     figure.add_scatter(x=[low, high], y=[low, high], mode="lines", line={"color": "black", "width": 1, "dash": dash}, hoverinfo="skip", showlegend=False, **place)
 
 # %% ../nbs/09c_screen_plots.ipynb #30cc9f9e
-def plotly_training_curves(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[str]):
-    "A plotly figure of the figures `keys` over the updates, from the lines of `metrics.jsonl` of one run, or of several by name; `ValueError` for a key that no line has."
+def plotly_training_curves(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[str], *, upright: bool = False):
+    "A plotly figure of the figures `keys` over the updates, side by side or `upright` above each other, from the lines of `metrics.jsonl` of one run, or of several by name; `ValueError` for a key that no line has."
     found, several = curves_by_run(runs, keys), isinstance(runs, Mapping) and len(runs) > 1
-    figure = panels(keys, 320 * len(keys) + 130 * several + 60, 300)
-    for column, curves in enumerate(found.values(), 1):
+    size = (500, 120 * len(keys) + 90) if upright else (320 * len(keys) + 130 * several + 60, 300)
+    figure = panels(keys, *size, upright=upright)
+    for place, curves in enumerate(found.values(), 1):
         for k, (name, (steps, values)) in enumerate(curves.items()):
-            figure.add_scatter(x=steps, y=values, mode="lines+markers" if len(steps) < 30 else "lines", name=as_screen_text(name), legendgroup=name, showlegend=column == 1, line={"color": COLOURS[k % len(COLOURS)]},
-                               hovertemplate=f"%{{y:.4g}}<extra>{as_screen_text(name)}</extra>", row=1, col=column)
-    figure.update_xaxes(title="update", matches="x")
+            figure.add_scatter(x=steps, y=values, mode="lines+markers" if len(steps) < 30 else "lines", name=as_screen_text(name), legendgroup=name, showlegend=place == 1, line={"color": COLOURS[k % len(COLOURS)]},
+                               hovertemplate=f"%{{y:.4g}}<extra>{as_screen_text(name)}</extra>", **({"row": place, "col": 1} if upright else {"row": 1, "col": place}))
+    figure.update_xaxes(matches="x").update_xaxes(title="update", **({"row": len(keys)} if upright else {}))
     return figure.update_layout(showlegend=several, hovermode="x")
 
 # %% ../nbs/09c_screen_plots.ipynb #416685b3

@@ -213,11 +213,17 @@ def test_two_solvers_are_laid_over_each_other(flow):
     assert "adams, 20" in told and "euler, 20" in told and page.locator(".scatterlayer .lines path").count() > lines
 
 
+def test_every_control_of_the_flow_has_a_label_and_a_tooltip(flow):
+    found = controls(flow)
+    assert len(found) >= 9 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+
+
 def test_it_plays(flow):
     page, before = flow, places(flow)
-    page.locator(".widget-play button").first.click()
+    page.get_by_role("button", name="Play").click()
     first = settled(page, lambda: places(page), before)
     settled(page, lambda: places(page), first)
+    page.get_by_role("button", name="Play").click()
 
 
 # -- LatentPlayground -----------------------------------------------------------------------------
@@ -262,14 +268,25 @@ def test_the_keyboard_can_choose_point_label_and_noise(playground):
 
 def test_another_plane_is_another_map(playground):
     page, before = playground, picture(playground)
-    page.get_by_role("button", name="three zones").click()
+    field(page, "plane").select_option("three labels")
     settled(page, lambda: picture(page), before)
     page.wait_for_selector("text=225 of 225 images decoded")
     assert page.locator(".scatterlayer .textpoint").count() == 3
     page.get_by_label("zones", exact=True).select_option("1")
     page.wait_for_selector("[role=alert] >> text=wanted three different ones")
     page.get_by_label("zones", exact=True).select_option("0")
-    page.get_by_role("button", name="the origin").click()
+    for plane in ("image centres", "by chance"):
+        before = picture(page)
+        field(page, "plane").select_option(plane)
+        settled(page, lambda: picture(page), before)
+    before = picture(page)
+    slide(page, "turn", "ArrowRight")
+    settled(page, lambda: picture(page), before)
+    field(page, "plane").select_option("three images")
+    page.get_by_label("images", exact=True).fill("40"); page.keyboard.press("Enter")
+    page.locator(".scatterlayer .textpoint", has_text="40").wait_for(state="attached")
+    field(page, "plane").select_option("label centres")
+    page.wait_for_selector("text=225 of 225 images decoded")
 
 
 def pixel(page, row, column):
@@ -356,14 +373,14 @@ def test_the_keyboard_chooses_a_class_and_a_range(embeddings):
 
 def test_umap_comes_later_and_does_not_block(embeddings):
     page, before = embeddings, places(embeddings)
-    page.get_by_role("button", name="UMAP").click()
+    page.get_by_role("button", name="UMAP", exact=True).click()
     page.wait_for_selector("text=UMAP is being fitted")
     field(page, "choose").select_option("3")
     page.wait_for_selector("text=chosen images", timeout=60_000)
     settled(page, lambda: places(page), before, 120)
     page.wait_for_selector("[role=status] >> text=359 test images")
     before = places(page)
-    page.get_by_role("button", name="PCA").click()
+    page.get_by_role("button", name="PCA", exact=True).click()
     settled(page, lambda: places(page), before)
 
 
@@ -383,6 +400,34 @@ def test_a_lasso_chooses_and_the_mouse_shows_one(embeddings):
     assert page.locator("tr").count() > 3
 
 
+def outlines(page): return page.locator(".selectionlayer path").count()
+
+
+def faded(page): return page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].filter(e => getComputedStyle(e).opacity < 0.5).length")
+
+
+def test_the_outline_of_a_lasso_goes_with_its_choice(embeddings):
+    "Whatever comes after it: another choice stays, and nothing is left of the outline."
+    page = embeddings
+    assert outlines(page) > 0
+    field(page, "choose").select_option("3")
+    page.wait_for_selector("text=37 chosen images")
+    until = time.time() + 15
+    while (outlines(page) or faded(page) != 359 - 37) and time.time() < until: page.wait_for_timeout(50)
+    page.wait_for_timeout(2500)  # nothing comes after it that gives up the choice
+    assert outlines(page) == 0 and faded(page) == 359 - 37 and page.locator("text=37 chosen images").count() == 1
+    box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
+    page.mouse.dblclick(box["x"] + 20, box["y"] + 20)  # gives up the choice
+    page.wait_for_selector("text=nobody is chosen")
+
+
+def test_a_point_is_looked_at_by_its_number(embeddings):
+    field(embeddings, "look at").fill("9"); embeddings.keyboard.press("Enter")
+    embeddings.wait_for_selector("img[alt^='9: ']")
+    field(embeddings, "choose").select_option("read wrongly")
+    embeddings.wait_for_selector("text=11 chosen images")
+
+
 def test_every_control_of_the_embedding_has_a_label_and_a_tooltip(embeddings):
     found = controls(embeddings)
     assert len(found) >= 9 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
@@ -399,6 +444,13 @@ monitor"""
         status = lambda: page.locator("[role=status]").first.inner_text()
         settled(page, status, settled(page, status, status(), 60), 60)  # it goes on
         page.locator(".widget-image").wait_for(timeout=60_000)  # a sheet of samples
+        page.locator(".js-plotly-plot image").first.wait_for(state="attached")  # zones
+        page.get_by_label("curves", exact=True).select_option(["flow"])
+        page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'flow'")
+        found = controls(page)
+        assert len(found) == 2 and all(label and title for label, title in found), found
+        page.get_by_label("curves", exact=True).select_option(["loss", "flow", "alignment"])
+        page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'loss,flow,alignment'")
         page.get_by_role("button", name="Stop").click()
         page.wait_for_selector("[role=status] >> text=ended", timeout=60_000)
         assert page.get_by_role("button", name="Stop").is_disabled() and "none yet" not in status()

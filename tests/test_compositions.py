@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzn_nb.compositions import arc, entropy, inside, label_shares, moved
+from lzn_nb.compositions import arc, entropy, inside, moved
 from lzn_nb.data import load_data
+from lzn_nb.latent_views import label_shares
 from lzn_nb.saved import load_pretrained
 from lzn_nb.zones import LatentZones
 
@@ -81,3 +82,12 @@ def test_shares_of_the_shipped_network():
     assert entropy(middle).max() < 1e-6 and torch.equal(middle.argmax(1), network.classify(images))
     assert float(entropy(shares).mean()) > 0.1
     with pytest.raises(ValueError, match="draws: got 0"): label_shares(network, images[:5], draws=0)
+
+
+def test_shares_among_ready_zones_are_those_of_draw_after_draw():
+    "All draws at once and one after the other: the same noise, so the same shares."
+    network, images = load_pretrained(), load_data("digits").test.images[:32]
+    company = network.zones_of("image", load_data("digits").train.images[:200])
+    shares, generator = label_shares(network, images, draws=6, among=company, generator=seeded(3)), seeded(3)
+    each = [network.decode("label", network.latents("image", images, among=company, generator=generator)) for _ in range(6)]
+    assert torch.allclose(shares, sum(torch.nn.functional.one_hot(label, 10) for label in each) / 6)

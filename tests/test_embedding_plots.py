@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb import embedding_plots
-from lzn_nb.embedding_plots import (KEPT, SYMBOLS, Embedding, box, draw_embedding, embedding, embedding_map, framed, groups, layout, plotly_embedding, sample_html, select_samples,
+from lzn_nb.embedding_plots import (KEPT, SYMBOLS, Embedding, FittedApart, box, draw_embedding, embedding, embedding_map, framed, groups, is_at_once, layout, plotly_embedding, sample_html, select_samples,
                                     selected_samples, spread, thumbnails_of)
 from lzn_nb.plots import MARKS, figure_png, principal_plane
 
@@ -295,6 +295,34 @@ def test_without_readings_nothing_is_said_of_them():
     trace = plotly_embedding(made).data[1]
     assert "[2]" not in trace.hovertemplate and list(trace.customdata[0]) == [1, "8"]
     assert sample_html(made, 1) == "<span>1: 8</span>"
+
+
+def test_notes_are_said_last_and_the_misread_have_a_dark_rim():
+    made = state(notes=[f"note {k} <" for k in range(30)])
+    trace = plotly_embedding(made).data[0]
+    assert trace.hovertemplate.startswith("%{customdata[0]}: %{customdata[1]}, read as %{customdata[2]}, %{customdata[3]}") and trace.customdata[1][3] == "note 3 &lt;"
+    assert sample_html(made, 1).endswith("<span>1: 8, read as 8, note 1 &lt;</span>") and sample_html(state(predicted=None, images=None, notes=made.notes), 1) == "<span>1: 8, note 1 &lt;</span>"
+    assert list(trace.marker.line.color) == [["white", "#222"][k % 5 == 0] for k in range(0, 30, 3)]
+    with pytest.raises(ValueError, match="notes: got 3, wanted 30"): state(notes="abc")
+
+
+def test_a_fit_of_its_own_process_is_the_same_and_can_be_stopped():
+    x = normal(30, 4)
+    assert not is_at_once(x, "tsne") and is_at_once(x)
+    apart, dropped = FittedApart(x, "tsne"), FittedApart(x + 1, "tsne")
+    dropped.stop()
+    assert dropped.result() is None and not is_at_once(x + 1, "tsne")
+    places = apart.result()
+    assert is_at_once(x, "tsne") and torch.equal(places, layout(x, "tsne"))
+    KEPT.clear()
+    assert torch.allclose(places, layout(x, "tsne"), atol=1e-3)
+    for given, what in (((x[:3], "tsne"), "points: got shape"), ((x, "isomap"), "method: got 'isomap'")):
+        with pytest.raises(ValueError, match=what): FittedApart(*given)
+
+
+def test_last_words_of_a_process_are_said(monkeypatch):
+    monkeypatch.setattr(FittedApart, "SCRIPT", "raise SystemExit('no room')")
+    with pytest.raises(ValueError, match="t-SNE found no places for them .no room"): FittedApart(normal(30, 4), "tsne").result()
 
 
 def test_letters_differ_in_form_on_the_screen():

@@ -6,10 +6,10 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb import embedding_widgets
+from lzn_nb import embedding_plots, embedding_widgets
 from lzn_nb.backbones import make_encoder
-from lzn_nb.embedding_plots import layout
-from lzn_nb.embedding_widgets import EmbeddingExplorer, embedded, feature_names, features_of, group_rows, joined_latents
+from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
+from lzn_nb.embedding_widgets import EmbeddingExplorer, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
 from lzn_nb.latent_views import Trained
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder
@@ -23,7 +23,19 @@ def trained(): return Trained()
 def explorer(): return EmbeddingExplorer(limit=60)
 
 
-def points(explorer): return torch.tensor(list(zip(explorer.figure.data[0].x, explorer.figure.data[0].y)))
+def points(explorer):
+    "What the figure shows, in the order of the list."
+    rows = sorted((int(row[0]), x, y) for trace in explorer.figure.data for row, x, y in zip(trace.customdata, trace.x, trace.y))
+    assert [row[0] for row in rows] == list(range(len(explorer.seen.images)))
+    return torch.tensor([row[1:] for row in rows])
+
+
+def lasso(explorer, chosen):
+    "What the browser tells Python when somebody has drawn around some points."
+    explorer.figure.layout.selections = [{"type": "path", "path": "M0,0L1,0L1,1Z"}]
+    select_samples(explorer.figure, torch.tensor(chosen))
+    for trace in explorer.figure.data:
+        for call in trace._select_callbacks: call(trace, None, None)
 
 
 # -- what is seen ---------------------------------------------------------------------------------
@@ -33,6 +45,8 @@ def test_a_split_is_read_among_the_training_images(trained):
     assert torch.equal(seen.predicted, trained.network.classify(seen.images, among=trained.zones)) and seen.confidence.min() > 0 and seen.confidence.max() <= 1
     train = embedded(trained, "train", 40)
     assert torch.allclose(joined_latents(trained, "train", train.anchors, 0.0), trained.zones.encode(train.number, alpha=0.0), atol=1e-5)
+    parts = list(embedded_parts(trained, "test", 250))
+    assert [len(part.images) for part in parts] == [100, 200, 250] and torch.allclose(parts[-1].anchors, trained.network.embed("image", parts[-1].images), atol=1e-4) and torch.equal(parts[0].number, parts[-1].number[:100])
     for given, what in ((("else",), "split: got 'else'"), (("test", 0), "limit: got 0")):
         with pytest.raises(ValueError, match=what): embedded(trained, *given)
 
@@ -55,6 +69,12 @@ def test_what_is_told_of_a_group(trained):
 
 
 # -- the explorer -------------------------------------------------------------------------------
+def test_the_figure_is_the_map_of_the_state(explorer):
+    made = map_of(explorer.trained, explorer.seen, "anchor")
+    assert torch.allclose(points(explorer), made.points, atol=1e-4) and explorer.map.notes[0] == f"number {int(explorer.seen.number[0])}, confidence {explorer.seen.confidence[0]:.0%}"
+    assert "first principal component" in explorer.figure.layout.xaxis.title.text and [trace.name for trace in explorer.figure.data] == list(explorer.trained.classes)
+
+
 def test_controls_change_the_layout(explorer):
     split, feature, alpha, method, colour = explorer.controls
     before = points(explorer)
@@ -64,82 +84,131 @@ def test_controls_change_the_layout(explorer):
     alpha.value = 0.0
     assert not torch.equal(points(explorer), before)
     colour.value = "right"
-    assert set(explorer.figure.data[0].marker.color) <= {"#0072B2", "#D55E00"}
+    assert {trace.name for trace in explorer.figure.data} <= {"right", "wrong"} and len(points(explorer)) == 60
     split.value = "valid"
-    assert "60 valid images" in explorer.said.value and explorer.seen.split == "valid"
-    assert points(explorer).shape == (60, 2) and len(explorer.figure.data[0].marker.symbol) == 60
+    assert "60 valid images" in explorer.said.value and explorer.seen.split == "valid" and points(explorer).shape == (60, 2)
+    for control in (*explorer.controls, *explorer.choosers, explorer.stop_button): assert control.description and (control.tooltip or "title=" in control.description)
 
 
 def test_groups_are_chosen_by_class_numbers_and_state(explorer):
-    who, numbers = explorer.choosers
+    who, numbers, one = explorer.choosers
     who.value = 3
-    assert explorer.state.chosen == (explorer.seen.labels == 3).nonzero()[:, 0].tolist() and list(explorer.figure.data[0].selectedpoints) == explorer.state.chosen
+    assert explorer.state.chosen == (explorer.seen.labels == 3).nonzero()[:, 0].tolist() == selected_samples(explorer.figure).tolist()
     assert f"{len(explorer.state.chosen)} chosen images" in explorer.group.value and "<table>" in explorer.told.value
     numbers.value = (5, 9)
-    assert explorer.state.chosen == [5, 6, 7, 8, 9]
+    assert explorer.state.chosen == [5, 6, 7, 8, 9] == selected_samples(explorer.figure).tolist()
+    assert who.value == -1  # the list does not claim what somebody else has chosen
     who.value = -2
     assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist()
     explorer.state.chosen = [0, 59, 10_000]
     assert "2 chosen images" in explorer.group.value
+    one.value = 7
+    assert explorer.state.looked_at == 7 and f"7: {int(explorer.seen.labels[7])}, read as" in explorer.hovered.value and f"number {int(explorer.seen.number[7])}" in explorer.hovered.value
     explorer.state.split = "train"
-    assert explorer.state.chosen == [] and "nobody is chosen" in explorer.told.value and who.value == -1
-    explorer.show_one(0)
-    assert f"number {int(explorer.seen.number[0])}" in explorer.hovered.value
+    assert explorer.state.chosen == [] and "nobody is chosen" in explorer.told.value and who.value == -1 and one.value == -1 and explorer.hovered.value == "" and numbers.max == 59
 
 
-def test_umap_is_fitted_once_in_a_thread_and_comes_late(monkeypatch):
-    asked = []
+def test_a_lasso_chooses_and_its_outline_goes_with_it(explorer):
+    lasso(explorer, [3, 5, 20])
+    assert explorer.state.chosen == [3, 5, 20] and "3 chosen images" in explorer.group.value and len(explorer.figure.layout.selections) == 1
+    explorer.state.colour = "right"  # the same choice in another figure
+    assert selected_samples(explorer.figure).tolist() == [3, 5, 20] and explorer.drawn.children == (explorer.figure,)
+    lasso(explorer, [4, 6])
+    assert explorer.state.chosen == [4, 6] and len(explorer.figure.layout.selections) == 1
+    explorer.choose_class(4)
+    assert len(explorer.figure.layout.selections) == 0 and selected_samples(explorer.figure).tolist() == explorer.state.chosen
+    lasso(explorer, [1, 2])
+    explorer.state.chosen = []
+    assert len(explorer.figure.layout.selections) == 0 and all(trace.selectedpoints is None for trace in explorer.figure.data)
+    lasso(explorer, [1, 2])
+    explorer.choose_class(4)
+    lasso(explorer, [])  # which the browser reports as well
+    assert explorer.state.chosen and selected_samples(explorer.figure).tolist() == explorer.state.chosen
+    explorer.cleared -= 10
+    lasso(explorer, [])
+    assert explorer.state.chosen == []
+    lasso(explorer, [1, 2])
+    explorer.state.split = "valid"
+    assert len(explorer.figure.layout.selections) == 0 and explorer.state.chosen == []
 
-    def slow(x, method="pca", seed=0):
-        asked.append(method)
-        if method == "umap": import time; time.sleep(0.2)
-        return layout(x) * (2 if method == "umap" else 1)
 
-    monkeypatch.setattr(embedding_widgets, "layout", slow)
+def test_umap_is_fitted_apart_once_and_the_last_request_wins(monkeypatch):
+    "t-SNE takes the place of UMAP, whose import is slow: the same process, the same way."
+    KEPT.clear()
+    monkeypatch.setitem(embedding_plots.FITS, "umap", (lambda x, seed, settings: torch.zeros(len(x), 2), "scikit-learn"))
+    begun = []
+
+    class Slow(FittedApart):
+        "A fit that takes a while, and gives twice the first two dimensions."
+        SCRIPT = "import sys, time, torch; time.sleep(1.0)"
+
+        def __init__(self, points, method): begun.append(self); super().__init__(points, method)
+        def result(self):
+            if super().result() is None: return None
+            KEPT[embedding_plots.name_of_layout(self.points, "umap", 0, embedding_plots.layout_settings("umap", len(self.points), {}))] = 2 * self.points[:, :2]
+
+    monkeypatch.setattr(embedding_widgets, "FittedApart", Slow)
+
+    async def until(true, seconds=60):
+        for _ in range(20 * seconds):
+            if true(): return
+            await asyncio.sleep(0.05)
+        raise AssertionError("waited in vain")
 
     async def ask():
         explorer = EmbeddingExplorer(limit=40)
         pca = points(explorer)
         explorer.state.method = "umap"
-        await asyncio.sleep(0.1)
-        assert "being fitted" in explorer.said.value and torch.equal(points(explorer), pca)
+        await until(lambda: "UMAP is being fitted, 0 s so far" in explorer.said.value)
+        assert not explorer.stop_button.disabled and torch.equal(points(explorer), pca)
         explorer.choose_class(3)
-        await asyncio.sleep(0.05)
-        assert "chosen images" in explorer.group.value  # everything else goes on
-        await asyncio.sleep(0.4)
-        assert torch.allclose(points(explorer), 2 * pca) and "40 test images" in explorer.said.value
-        for method in ("pca", "umap"): explorer.state.method = method; await asyncio.sleep(0.1)
-        assert asked.count("umap") == 1 and torch.allclose(points(explorer), 2 * pca)
-        explorer.state.feature, explorer.state.method = "latent", "umap"
-        await asyncio.sleep(0.1)
-        explorer.state.method = "pca"  # asked for something else meanwhile
-        await asyncio.sleep(0.4)
-        assert asked.count("umap") == 2 and "40 test images" in explorer.said.value and explorer.state.method == "pca"
+        await until(lambda: "chosen images" in explorer.group.value)  # everything else goes on
+        await until(lambda: "40 test images" in explorer.said.value)
+        assert torch.allclose(points(explorer), 2 * explorer.seen.anchors[:, :2], atol=1e-4) and explorer.stop_button.disabled
+        for method in ("pca", "umap"): explorer.state.method = method; await asyncio.sleep(0.2)
+        assert len(begun) == 1 and torch.allclose(points(explorer), 2 * explorer.seen.anchors[:, :2], atol=1e-4)
+        for alpha in (0.5, 0.7): explorer.state.feature, explorer.state.alpha = "latent", alpha; await until(lambda: explorer.fitting.name and explorer.fitting.name[-1] == alpha)
+        assert len(begun) == 3 and explorer.fitting.fit is begun[2]
+        await until(lambda: begun[1].process.poll() is not None)
+        explorer.stop_button.click()
+        await until(lambda: "40 test images" in explorer.said.value)
+        assert explorer.state.method == "pca" and explorer.fitting.fit is None and explorer.stop_button.disabled and begun[2].process.wait(10) < 0
+        monkeypatch.setattr(Slow, "SCRIPT", "raise SystemExit('no memory')")
+        explorer.state.method = "umap"
+        await until(lambda: 'role="alert"' in explorer.said.value)
+        assert "no memory" in explorer.said.value
+
+    asyncio.run(ask())
+
+
+def test_a_split_is_read_in_parts_and_the_last_request_wins():
+    async def ask():
+        explorer = EmbeddingExplorer(limit=300)
+        before = points(explorer)
+        explorer.state.split = "train"
+        await asyncio.sleep(0.03)
+        assert "100 train images read" in explorer.said.value or "200 train" in explorer.said.value or "300 train" in explorer.said.value
+        explorer.state.split = "valid"
+        while explorer.seen.split != "valid": await asyncio.sleep(0.02)
+        assert "train" not in explorer.splits and "180 valid images" in explorer.said.value and len(before) == 300 and len(points(explorer)) == 180
 
     asyncio.run(ask())
 
 
 def test_what_goes_wrong_is_said(monkeypatch):
-    def broken(x, method="pca", seed=0):
-        if method == "umap": raise ImportError("UMAP needs the package umap-learn, which is not installed; wanted: pip install lzn_nb[lab]")
-        return layout(x)
-
-    monkeypatch.setattr(embedding_widgets, "layout", broken)
     explorer = EmbeddingExplorer(limit=20)
     before = points(explorer)
+    monkeypatch.setattr(embedding_plots, "installed", lambda package: (_ for _ in ()).throw(ImportError(f"this map needs the package {package}, which is not installed; wanted: pip install lzn_nb[lab]")))
     explorer.state.method = "umap"
     assert 'role="alert"' in explorer.said.value and "pip install lzn_nb[lab]" in explorer.said.value and torch.equal(points(explorer), before)
+    with pytest.raises(TraitError): explorer.state.feature = "backbone"
+    assert "limit: got 0" in EmbeddingExplorer(limit=0).box.value and "wanted a LatentZoningNetwork" in EmbeddingExplorer("digits").box.value
 
-    async def ask():
-        explorer.state.method = "pca"
-        explorer.state.feature = "latent"
-        explorer.state.method = "umap"
-        await asyncio.sleep(0.3)
-        assert 'role="alert"' in explorer.said.value
 
-    asyncio.run(ask())
-    with pytest.raises(TraitError): EmbeddingExplorer(limit=20, feature="backbone")
-    with pytest.raises(ValueError, match="limit: got 0"): EmbeddingExplorer(limit=0)
+def test_a_network_that_cannot_draw_can_be_explored(trained):
+    image = trained.image
+    deaf = LatentZoningNetwork({"image": ImageType(image.encoder, None, (1, 8, 8), image.latent_dim), "label": trained.network["label"]})
+    assert EmbeddingExplorer(deaf, limit=20).refused is None
 
 
 def test_a_notebook_gets_the_widget_and_a_picture(explorer):

@@ -3,6 +3,7 @@ import asyncio
 import base64
 import builtins
 import io
+import re
 from datetime import datetime
 
 import pytest
@@ -11,11 +12,12 @@ from PIL import Image
 from traitlets import TraitError
 
 from lzn_nb.data import load_data
-from lzn_nb.latent_views import Trained, border_light, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_views import PLANES, Trained, border_light, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
+from lzn_nb.widgets import sentence
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +43,26 @@ def a_digit(trained, label=4): return ((trained.images[trained.labels == label][
 def test_planes_go_through_what_they_are_asked_to(trained):
     plane = plane_for(trained, "zones", (3, 5, 8))
     for k in (3, 5, 8): assert torch.allclose(plane.points(plane.shadow(trained.centres[k][None])), trained.centres[k], atol=1e-4)
+    plane = plane_for(trained, "images", (0, 700, 12))
+    for k in (0, 700, 12): assert torch.allclose(plane.points(plane.shadow(trained.image_centres[k][None])), trained.image_centres[k], atol=1e-3)
+    assert int(trained.zones.decode(trained.image_centres[700][None])) == 700
     assert plane_for(trained, "origin").origin.norm() == 0
-    with pytest.raises(ValueError, match="zones: got 3, 3, 8, wanted three different ones"): plane_for(trained, "zones", (3, 3, 8))
+
+
+def test_planes_of_data_and_of_chance(trained):
+    x = trained.zones.encode(alpha=0.0)
+    _, _, axes = torch.pca_lowrank(x, 8, niter=20)
+    plane = plane_for(trained, "data")
+    assert plane.origin.norm() == 0 and torch.allclose((plane.axes @ axes[:, :2]).abs(), torch.eye(2), atol=0.01)
+    by_chance = [plane_for(trained, "random", [seed]) for seed in (0, 1, 0)]
+    for plane in by_chance: assert torch.allclose(plane.axes @ plane.axes.T, torch.eye(2), atol=1e-5) and plane.origin.norm() == 0
+    assert torch.equal(by_chance[0].axes, by_chance[2].axes) and not torch.allclose(by_chance[0].axes, by_chance[1].axes)
+
+
+@pytest.mark.parametrize("given, what", [(("zones", (3, 3, 8)), "zones: got 3, 3, 8, wanted three different ones"), (("images", (3, 3, 8)), "images: got 3, 3, 8, wanted three different ones"), (("zones", (1, 2)), "wanted three different ones"),
+                                         (("images", (0, 1, 5000)), "images: got number 5000, wanted 0 to 1257"), (("zones", (0, 1, -1)), "zones: got number -1, wanted 0 to 9"), (("north",), "plane: got 'north', wanted one of")])
+def test_planes_that_cannot_be_laid_are_named(trained, given, what):
+    with pytest.raises(ValueError, match=what): plane_for(trained, *given)
 
 
 def test_a_map_is_completed_from_the_top(trained):
@@ -87,7 +107,19 @@ def test_networks_that_do_not_fit_are_named(trained):
     dumb = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 8, width=8, mults=(1,), blocks=1), None, (1, 8, 8), 8), "label": label})
     for network, what in ((LatentZoningNetwork({"label": label}), r"got one of \['label'\], wanted"), (blind, "have no encoder"), (dumb, "have no decoder"), ("digits", "got one of str"), (joint_network(JOINT_PRESETS["tiny"], (1, 8, 8), 7), "got 10 classes, wanted 7"), (joint_network(JOINT_PRESETS["tiny"], (3, 8, 8), 10), r"got images of shape \[1, 8, 8\], wanted \[3, 8, 8\]")):
         with pytest.raises(ValueError, match=what): Trained(network)
+        widget = LatentPlayground(network)
+        assert widget.box.value == sentence(widget.refused) and re.search(what, str(widget.refused))  # in the place of the widget
     with pytest.raises(ValueError, match="data: got 'nothing'"): Trained(data="nothing")
+    Trained(dumb, limit=20, parts=("encoder",))  # nobody asks it to draw
+
+
+def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained):
+    from dataclasses import replace
+    unlabelled = replace(trained.data, classes=("faces",))
+    line = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 1, width=8, mults=(1,), blocks=1), UNetDecoder(1, 8, latent_dim=1, width=8, mults=(1,), blocks=1), (1, 8, 8), 1), "label": LabelType(10, 1)})
+    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
+        widget = LatentPlayground(*given)
+        assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -142,7 +174,7 @@ def test_a_click_looks_at_the_cell(playground):
 
 
 def test_planes_and_reach_change_the_map(playground):
-    before, (plane, corners, half) = seen_map(playground), playground.slice_controls
+    before, (plane, corners, picked, turn, half) = seen_map(playground), playground.slice_controls
     half.value = 2.0
     assert seen_map(playground) != before and tuple(playground.figure.layout.xaxis.range) == (-2.0, 2.0) and "16 of 16" in playground.mapped.value
     before = seen_map(playground)
@@ -156,6 +188,27 @@ def test_planes_and_reach_change_the_map(playground):
     assert 'role="alert"' in playground.mapped.value and "wanted three different ones" in playground.mapped.value and seen_map(playground) == before
     playground.state.corners = [7, 8, 9]
     assert [corner.value for corner in corners.children] == [7, 8, 9] and 'role="status"' in playground.mapped.value
+
+
+def test_images_data_and_chance_lay_planes_too(playground):
+    s, (plane, corners, picked, turn, half) = playground.state, playground.slice_controls
+    shown = lambda: [box.layout.display != "none" for box in (corners, picked, turn)]
+    assert shown() == [False, False, False] and [name for _, name in plane.options] == list(PLANES)
+    seen = {seen_map(playground)}
+    for kind, there in (("data", [False, False, False]), ("images", [False, True, False]), ("random", [False, False, True])):
+        plane.value = kind
+        assert s.plane == kind and shown() == there and seen_map(playground) not in seen and "16 of 16" in playground.mapped.value
+        seen.add(seen_map(playground))
+    turn.value = 7
+    assert s.turn == 7 and seen_map(playground) not in seen
+    picked.children[1].value = 40
+    assert s.plane == "images" == plane.value and s.picked == [0, 40, 2] and tuple(playground.figure.data[1].text) == ("0", "40", "2")
+    u, v = (float(getattr(playground.figure.data[1], name)[1]) for name in "xy")
+    s.u, s.v = u, v
+    assert int(playground.seen.near[0]) == 40  # the centre of its zone lies in its zone
+    picked.children[1].value = 2
+    assert "images: got 0, 2, 2, wanted three different ones" in playground.mapped.value and "wanted three different ones" in playground.said.value
+    for control in (plane, *corners.children, *picked.children, turn, half): assert control.description and (control.tooltip or "title=" in control.description)
 
 
 def test_a_drawing_is_read_and_wiped(playground):
@@ -184,9 +237,9 @@ def test_files_are_drawn_or_refused(playground):
     assert drawing[0].max() == 0 and drawing[4, 3:5].max() == 1 and playground.pad.pixels == playground.state.drawing and "read as" in playground.heard.value  # light on dark, like the digits
     before = playground.state.drawing
     playground.upload.value = ({"name": "<b>.png", "type": "image/png", "size": 3, "content": memoryview(b"bad"), "last_modified": datetime.now()},)
-    assert playground.upload.value == () and 'role="alert"' in playground.refused.value and "&lt;b&gt;.png cannot be read" in playground.refused.value and playground.state.drawing == before
+    assert playground.upload.value == () and 'role="alert"' in playground.unread.value and "&lt;b&gt;.png cannot be read" in playground.unread.value and playground.state.drawing == before
     playground.wipe()
-    assert playground.refused.value == ""
+    assert playground.unread.value == ""
 
 
 def test_the_map_comes_in_parts_and_the_last_request_wins():
@@ -226,7 +279,7 @@ def test_traits_have_limits_and_sizes_are_checked():
     for given in ({"alpha": 3.0}, {"label": 10}, {"source": "else"}, {"corners": [1]}, {"half": 0.0}):
         with pytest.raises(TraitError): LatentPlayground(side=2, samples=1, **given)
     for given, what in (({"side": 0}, "side: got 0"), ({"samples": 51}, "samples: got 51")):
-        with pytest.raises(ValueError, match=what): LatentPlayground(**given)
+        assert what in LatentPlayground(**given).box.value
 
 
 def test_captions_are_escaped_and_the_pad_needs_its_package(monkeypatch):

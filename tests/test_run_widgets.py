@@ -5,10 +5,13 @@ import json
 import time
 
 import pytest
+import torch
 from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
-from lzn_nb.run_widgets import TrainingMonitor, curves_of, newest_sheet, run_status, start_run
+from lzn_nb.plots import curve, curve_names
+from lzn_nb.run_widgets import TrainingMonitor, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.zone_plots import plane_of
 
 
 def log(out, *lines):
@@ -23,7 +26,7 @@ def sheet(out, step, colour):
 
 def test_curves_are_the_numbers_that_come_with_updates():
     lines = [{"step": 5, "loss": 2.0, "seconds": 1.0, "skipped": 0}, {"step": 10, "loss": 1.5, "valid_score": 0.5, "note": "x", "good": True}, {"step": 10, "final": True, "loss": 9.0}]
-    assert curves_of(lines) == {"loss": ([5, 10], [2.0, 1.5]), "valid_score": ([10], [0.5])}
+    assert {name: curve(lines, name) for name in curve_names(lines)} == {"loss": ([5, 10], [2.0, 1.5]), "valid_score": ([10], [0.5])}
 
 
 def test_where_a_run_is(tmp_path):
@@ -39,7 +42,7 @@ def test_the_monitor_shows_what_is_new(tmp_path):
     monitor = TrainingMonitor(tmp_path / "run")
     assert "waiting for the first figures" in monitor.said.value and monitor.stop_button.disabled and not monitor.figure.data
     log(tmp_path / "run", {"step": 5, "loss": 2.0, "flow": 1.0}); sheet(tmp_path / "run", 5, "red")
-    assert monitor.refresh() and [trace.name for trace in monitor.figure.data] == ["loss", "flow"] and list(monitor.figure.data[0].y) == [2.0]
+    assert monitor.refresh() and monitor.names == ["loss", "flow"] and list(monitor.figure.data[0].y) == [2.0]
     log(tmp_path / "run", {"step": 10, "loss": 1.0, "flow": 0.5}); sheet(tmp_path / "run", 10, "blue")
     assert monitor.refresh() and list(monitor.figure.data[0].x) == [5, 10] and "update 10" in monitor.said.value and "running" in monitor.said.value
     assert Image.open(io.BytesIO(monitor.samples.value)).getpixel((0, 0)) == (0, 0, 255) and newest_sheet(tmp_path / "run").stem == "00000010"
@@ -50,10 +53,28 @@ def test_the_monitor_shows_what_is_new(tmp_path):
 def test_curves_may_be_chosen_and_come_later(tmp_path):
     log(tmp_path, {"step": 5, "loss": 2.0})
     monitor = TrainingMonitor(tmp_path, keys=["valid_score", "loss"])
-    assert [trace.name for trace in monitor.figure.data] == ["loss"]
+    assert monitor.names == ["loss"] and monitor.choice.value == ("loss",)
     log(tmp_path, {"step": 10, "loss": 1.0, "valid_score": 0.3})
     monitor.refresh()
-    assert sorted((trace.name, len(trace.x)) for trace in monitor.figure.data) == [("loss", 2), ("valid_score", 1)]
+    assert monitor.names == ["valid_score", "loss"] and [len(trace.x) for trace in monitor.figure.data] == [1, 2] and [note.text for note in monitor.figure.layout.annotations] == monitor.names
+    monitor.choice.value = ("loss",)
+    assert monitor.state.keys == ["loss"] == monitor.names and monitor.drawn.children == (monitor.figure,)
+    monitor.state.keys = []
+    assert monitor.names == ["loss", "valid_score"] and monitor.choice.value == ()
+
+
+def test_zones_are_those_of_the_newest_checkpoint(tmp_path):
+    matrix = 2 * torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    monitor = TrainingMonitor(tmp_path)
+    assert zones_in(tmp_path) is None and not monitor.mapped.children
+    for step, sign in ((3, 1), (9, -1)): save_checkpoint(tmp_path, step, {"step": step, "average": {"types.label.matrix": sign * matrix}})
+    assert torch.allclose(zones_in(tmp_path).anchors, plane_of(-matrix).shadow(-matrix))
+    assert monitor.refresh() and monitor.state.saved == 9 and monitor.mapped.children == (monitor.zones,) and len(monitor.zones.data[1].x) == 5
+    save_checkpoint(tmp_path, 10, {"step": 10, "average": {"types.image.weight": matrix}})
+    assert zones_in(tmp_path) is None and monitor.refresh()  # no labels: the map stays as it was
+    (tmp_path / "checkpoints" / "00000011.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="00000011.safetensors is damaged"): zones_in(tmp_path)
+    assert monitor.refresh() and 'role="alert"' in monitor.said.value
 
 
 def test_a_damaged_log_is_said_and_watched_on(tmp_path):
@@ -72,7 +93,7 @@ def test_a_log_that_begins_anew_is_no_trouble(tmp_path):
 
 
 def test_seconds_out_of_range(tmp_path):
-    with pytest.raises(ValueError, match="seconds: got 0, wanted more than 0"): TrainingMonitor(tmp_path, seconds=0)
+    assert "seconds: got 0, wanted more than 0" in TrainingMonitor(tmp_path, seconds=0).box.value
 
 
 def test_a_run_is_started_watched_and_stopped(tmp_path):

@@ -33,6 +33,11 @@ def test_curves_are_those_of_the_drawing():
     assert figure.layout.xaxis.matches == figure.layout.xaxis2.matches == "x"
 
 
+def test_panels_stand_above_each_other_where_asked_for():
+    figure = plotly_training_curves({"a": [line | {"y": 1.0} for line in lines(9, 0.5)]}, ["x", "y"], upright=True)
+    assert figure.layout.width == 500 and figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1] and figure.layout.xaxis.title.text is None and figure.layout.xaxis2.title.text == "update"
+
+
 def test_one_run_needs_no_legend_and_unknown_figures_are_refused():
     assert not plotly_training_curves(lines(5, 0.5), ["x"]).layout.showlegend
     with pytest.raises(ValueError, match="keys: got 'final', wanted one of"): plotly_training_curves(lines(5, 0.5), ["final"])

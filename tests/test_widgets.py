@@ -1,19 +1,26 @@
 """Widgets without a browser: their state, what they show of it, and what they say when it is wrong."""
 import asyncio
 import builtins
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, posterior, sentence, solved
+from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, in_plane, posterior, sentence, solved
 from lzn_nb.zones import LatentZones
 
 SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 
 
 def shown(explorer): return torch.tensor([[(s.x0 + s.x1) / 2, (s.y0 + s.y1) / 2] for s in explorer.figure.layout.shapes])
+
+
+def said(widget):
+    "What a widget says in the place of itself."
+    assert widget.box.value == sentence(widget.refused)
+    return widget.refused
 
 
 def circles(*places): return [SimpleNamespace(x0=x - 0.1, x1=x + 0.1, y0=y - 0.1, y1=y + 0.1) for x, y in places]
@@ -168,7 +175,8 @@ def test_what_is_wrong_is_said_in_the_widget_and_the_last_picture_stays():
 
 @pytest.mark.parametrize("anchors, what", [(torch.ones(3, 5), r"anchors: got shape \[3, 5\], wanted \[n,2\]"), (torch.ones(3), "anchors: got shape")])
 def test_anchors_that_are_not_in_the_plane_are_refused(anchors, what):
-    with pytest.raises(ValueError, match=what): ZoneExplorer(anchors)
+    with pytest.raises(ValueError, match=what): in_plane(anchors)
+    for kind in (ZoneExplorer, FlowExplorer): assert re.search(what, str(said(kind(anchors))))
 
 
 def test_without_ipywidgets_it_is_said_what_is_missing(monkeypatch):
@@ -210,10 +218,45 @@ def test_moments_samples_and_solvers():
     assert flow.state.frame == 3 and flow.ways.layout.title.text == "t = 0.075"
 
 
+def test_it_plays_there_and_back_until_it_is_stopped():
+    async def ask():
+        flow, seen = FlowExplorer(SQUARE, samples=4, frame=38), []
+        flow.state.observe(lambda change: seen.append(change.new), "frame")
+        flow.controls[0].value = True
+        for _ in range(200):
+            if len(seen) > 3: break
+            await asyncio.sleep(0.05)
+        flow.controls[0].value = False
+        assert seen[:4] == [39, 40, 39, 38] and not flow.state.playing
+        last = len(seen)
+        await asyncio.sleep(0.3)
+        assert len(seen) == last
+
+    asyncio.run(ask())
+    still = FlowExplorer(SQUARE, samples=4)
+    still.state.playing = True
+    assert still.state.frame == 0  # nobody to play for
+
+
 @pytest.mark.parametrize("call, what", [(lambda: FlowExplorer(torch.ones(3, 4)), r"anchors: got shape \[3, 4\], wanted \[n,2\]"), (lambda: FlowExplorer(SQUARE, samples=0), "samples: got 0"), (lambda: FlowExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"),
                                         (lambda: ZoneExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"), (lambda: ZoneExplorer(SQUARE, torch.zeros(4)), "weights"), (lambda: ZoneExplorer(SQUARE, torch.ones(3)), "weights"), (lambda: ZoneExplorer(torch.randn(51, 2)), "anchors: got 51")])
-def test_anchors_that_make_no_zones_are_named(call, what):
-    with pytest.raises(ValueError, match=what): call()
+def test_anchors_that_make_no_zones_are_named(call, what): assert re.search(what, str(said(call())))
+
+
+def test_a_widget_that_was_not_made_is_a_sentence_and_says_so_again():
+    widget = ZoneExplorer(torch.zeros(2, 3))
+    assert "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"] and not hasattr(widget, "state")
+    with pytest.raises(AttributeError, match=r"ZoneExplorer has no 'state', for it was not made: anchors: got shape \[2, 3\]"): widget.state
+    with pytest.raises(AttributeError, match="ZoneExplorer has no 'nothing'$"): ZoneExplorer(SQUARE, draws=2).nothing
+
+
+def test_what_a_solver_cannot_do_is_said(monkeypatch):
+    "Complaints of PyTorch are RuntimeErrors."
+    from lzn_nb import widgets
+    explorer = ZoneExplorer(SQUARE, draws=2)
+    monkeypatch.setattr(widgets, "explored", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel for <this>")))
+    explorer.state.alpha = 0.3
+    assert 'role="alert"' in explorer.said.value and "no kernel for &lt;this&gt;" in explorer.said.value
 
 
 @pytest.mark.parametrize("make", [lambda: ZoneExplorer(SQUARE, draws=2), lambda: FlowExplorer(SQUARE, samples=4)])
@@ -236,7 +279,7 @@ def test_choosing_an_anchor_moves_none(monkeypatch):
     with pytest.raises(TraitError): explorer.state.chosen = -1
     explorer.state.weights = [1.0]
     assert 'role="alert"' in explorer.said.value
-    with pytest.raises(ValueError, match="anchors: got 0"): FlowExplorer(torch.zeros(0, 2))
+    assert "anchors: got 0" in str(said(FlowExplorer(torch.zeros(0, 2))))
 
 
 def test_sliders_reach_as_far_as_traits():
