@@ -18,7 +18,7 @@ sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(420)
 
 
 def notebook(path, *cells):
@@ -52,6 +52,7 @@ def browser():
 def arrived(browser, address):
     "A page at an address whose server may still be starting."
     page, until = browser.new_page(viewport={"width": 1300, "height": 1150}), time.time() + 90
+    page.set_default_timeout(90_000)  # a map of 225 images takes seconds, and on a machine with other work ten times as long
     while True:
         try: page.goto(address, timeout=90_000); return page
         except Exception:
