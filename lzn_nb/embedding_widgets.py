@@ -241,6 +241,7 @@ class DrawnEmbedding(WaitingEmbedding):
             self.figure, self.outlined = embedding_figure(drawn), None
             self.drawn.children = [self.figure]
             for trace in self.figure.data: self.listen(trace)
+        if self.seen is not before and before is not None: self.state.chosen, self.state.looked_at = [], -1  # what was chosen while it was read are places in the list before
         self.mark()
         if self.seen is not before: self.anew()
         self.said.value = f'<span role="status">{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right; dark rims are around those that are not</span>'

@@ -366,6 +366,7 @@ def test_the_keyboard_chooses_a_class_and_a_range(embeddings):
     field(page, "choose").select_option("read wrongly")
     page.wait_for_selector("text=11 chosen images")
     settled(page, lambda: page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].filter(e => getComputedStyle(e).opacity < 0.5).length"), 0)
+    page.locator("td", has_text="all").wait_for()
     assert page.locator("td", has_text="all").count() == 1 and "0%" in page.locator("tr", has_text="all").inner_text()
     page.locator(".widget-slider", has_text="from … to").locator("[role=slider]").first.focus()
     for _ in range(3): page.keyboard.press("PageUp")

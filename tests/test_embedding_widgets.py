@@ -195,6 +195,22 @@ def test_a_split_is_read_in_parts_and_the_last_request_wins():
     asyncio.run(ask())
 
 
+def test_who_is_chosen_while_another_split_is_read_is_not_chosen_in_it():
+    "Places in one list say nothing of another."
+    async def ask():
+        explorer = EmbeddingExplorer(limit=40)
+        explorer.state.split = "valid"
+        explorer.state.chosen, explorer.state.looked_at = [1, 2, 3], 5  # of the test images, which are still shown
+        assert explorer.seen.split == "test"
+        until = asyncio.get_running_loop().time() + 20
+        while explorer.seen.split != "valid" and asyncio.get_running_loop().time() < until: await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert explorer.seen.split == "valid" and explorer.state.chosen == [] and explorer.state.looked_at == -1
+        assert "nobody is chosen" in explorer.told.value and explorer.hovered.value == explorer.group.value == ""
+
+    asyncio.run(ask())
+
+
 def test_what_goes_wrong_is_said(monkeypatch):
     explorer = EmbeddingExplorer(limit=20)
     before = points(explorer)
