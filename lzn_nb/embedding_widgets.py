@@ -241,9 +241,8 @@ class DrawnEmbedding(WaitingEmbedding):
             self.figure, self.outlined = embedding_figure(drawn), None
             self.drawn.children = [self.figure]
             for trace in self.figure.data: self.listen(trace)
-        if self.seen is not before and before is not None: self.state.chosen, self.state.looked_at = [], -1  # what was chosen while it was read are places in the list before
-        self.mark()
-        if self.seen is not before: self.anew()
+        if self.seen is not before is not None: self.state.chosen, self.state.looked_at = [], -1  # places in the list before, chosen while this one was read
+        self.mark(); self.seen is not before and self.anew()
         self.said.value = f'<span role="status">{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right; dark rims are around those that are not</span>'
 
 # %% ../nbs/10c_embedding_widgets.ipynb #61f9fc1b
