@@ -285,7 +285,6 @@ def test_another_plane_is_another_map(playground):
     settled(page, lambda: picture(page), before)
 
 
-@pytest.mark.xfail(reason="in a browser the map through three images may stop after its first rows; not so in Python")
 def test_the_plane_through_three_images_is_drawn_to_its_end(playground):
     page = playground
     field(page, "plane").select_option("three images")

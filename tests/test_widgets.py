@@ -2,6 +2,8 @@
 import asyncio
 import builtins
 import re
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -285,3 +287,27 @@ def test_choosing_an_anchor_moves_none(monkeypatch):
 def test_sliders_reach_as_far_as_traits():
     explorer, flow = ZoneExplorer(SQUARE, alpha=2.0, steps=60, draws=200), FlowExplorer(SQUARE, steps=60, other_steps=60)
     assert [control.value for control in explorer.controls[:2]] == [2.0, 200] and explorer.controls[3].value == 60 == explorer.state.steps == flow.state.steps == flow.controls[4].value
+
+
+def test_requests_from_a_thread_with_a_loop_of_its_own_are_served_where_the_widget_was_made():
+    "JupyterLab hands them to such threads; two loops in one generator would stop each other."
+    served, done = [], []
+
+    def parts():
+        for k in range(20): served.append((threading.get_ident(), k)); time.sleep(0.002); yield
+
+    async def ask():
+        work, latest = InParts(parts, done.append), Latest(lambda: done.append(threading.get_ident()))
+
+        async def elsewhere():
+            for _ in range(5): work(); latest(); await asyncio.sleep(0.01)
+
+        work()
+        other = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+        other.start()
+        until = time.time() + 10
+        while (other.is_alive() or work.busy or not done) and time.time() < until: await asyncio.sleep(0.005)
+
+    asyncio.run(ask())
+    assert {thread for thread, _ in served} == {threading.get_ident()} == set(done)
+    assert [k for _, k in served][-20:] == list(range(20))
