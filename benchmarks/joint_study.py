@@ -14,13 +14,17 @@ from lzn_nb.training import get_preset, train
 
 SETTINGS = {
     "as it is": {},
-    **{f"cut-off {cutoff:.0%}": {"cutoff": cutoff} for cutoff in (0.05, 0.4, 0.6)},
+    "whole zones aligned": {"alignment_alpha": 1.0}, "half the noise": {"alignment_alpha": 0.5},
+    "followed until it is certain": {"sharpness": 0.0},
+    "whole zones, until it is certain": {"alignment_alpha": 1.0, "sharpness": 0.0},
+    "the same, probabilities": {"alignment_alpha": 1.0, "sharpness": 0.0, "log_alignment": False},  # as published
+    **{f"sharpness {sharpness:g}": {"sharpness": sharpness} for sharpness in (1.0, 5.0)},
+    **{f"cut-off {cutoff:.0%}": {"cutoff": cutoff} for cutoff in (0.05, 0.6)},
     "probabilities, not their log": {"log_alignment": False},
     **{f"alignment weighs {weight:g}": {"alignment_weight": weight} for weight in (0.25, 4.0)},
     "decoder not told the class": {"one_hot": False},
-    **{f"α = {alpha:g} in training": {"alpha": alpha} for alpha in (0.25, 0.5)},
     "batch 32, as many images": {"batch": 32, "steps": 4.0}, "batch 512, as many images": {"batch": 512, "steps": 0.25},
-    "spaces of 16 and more": {"smallest_space": 16}, "batch 512 in spaces of 16 and more, as many images": {"batch": 512, "steps": 0.25, "smallest_space": 16},
+    "spaces of 16 and more": {"smallest_space": 16},
     "no generation": {"drawing": False},
 }
 SPACES, ALPHAS = (20, 128, 1000), (0.0, 0.5, 1.0)
@@ -64,5 +68,5 @@ def measure(settings: tuple = tuple(SETTINGS), seeds: tuple = (0, 1, 2), preset:
         more = dict(SETTINGS[name])
         if "steps" in more: more["steps"] = max(1, round(more["steps"] * steps))
         rows[name] = [one_of(preset, images, seed, drawn, **{"steps": steps} | changes | more) for seed in seeds]
-    protocol = {"preset": preset, "data": images.describe(), "steps": steps, "batch": base.batch, "latent_dim": base.latent_dim, "cutoff": base.cutoff, "drawn": drawn, "seeds": len(seeds)}
+    protocol = {"preset": preset, "data": images.describe(), "steps": steps, "batch": base.batch, "latent_dim": base.latent_dim, "cutoff": base.cutoff, "sharpness": base.sharpness, "drawn": drawn, "seeds": len(seeds)}
     return {"table": "joint-study", **machine.describe("cpu"), "protocol": protocol, "rows": rows}

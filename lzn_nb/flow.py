@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -484,17 +484,20 @@ class Window:
     reach: float = 8.0
     window: float | None = None  # a fixed λ_max instead of the one from the distances
     unit: float | None = None    # a fixed length that counts as 1 for the nodes, instead of a tenth of the spread
+    sharpness: float | None = field(default=None, repr=False)  # λ_max times the spread: how sharply zones are told apart at the end, at any scale
+    certain = property(lambda self: self.window is None and self.sharpness is None)  # whether it goes on until zones are told apart
 
     def __post_init__(self):
         check_count("steps", self.steps)
         check_count("order", self.order, 3)
         check_between("reach", self.reach, 0)
-        if self.window is not None: check_between("window", self.window, 0)
-        if self.unit is not None: check_between("unit", self.unit, 0)
+        for name in ("window", "unit", "sharpness"):
+            if getattr(self, name) is not None: check_between(name, getattr(self, name), 0)
 
     def nodes(self, nearest: Tensor, spread: float | Tensor) -> Tensor:
         "λ from 0 to the end of the window, `[r+1,…]`, even in time once the spread counts as 10; where nobody competes any window will do."
         if self.window is not None: gap = torch.full_like(nearest, 1 / self.window)
+        elif self.sharpness is not None: gap = torch.where((wide := torch.as_tensor(spread, dtype=nearest.dtype)) > 0, wide / self.sharpness, 1.0).expand(nearest.shape)
         else: gap = torch.where(nearest.isinf(), 1.0, nearest / self.reach)
         return time_nodes(gap, self.steps, spread / 10 if self.unit is None else self.unit)
 

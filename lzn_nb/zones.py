@@ -435,7 +435,7 @@ def joined(zones: Scales, z: Tensor, course: Course, ways: list[Trajectory]) -> 
     states, known, lams = together("states", 1), zones.solver.knows_start, course.lams
     if states is not None and known: lams, states = [0.0, *lams], torch.cat([z.detach()[None], states])
     path = None if states is None else make_path(zones, z.new_tensor(lams), states)
-    return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known), known and zones.solver.window is None)
+    return FlowResult(together("top", 0), together("slope", 0) + zones.center, together("log_prob", 1), path, int(known), known and zones.solver.certain)
 
 
 def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | None, keep: bool, progress: bool) -> Iterator[tuple[slice, Trajectory]]:
@@ -467,7 +467,7 @@ def assigned_blocks(zones: Scales, z: Tensor, progress: bool) -> Iterator[tuple[
 
 def course_of_flow(zones: Scales) -> Course:
     "Where the forward flow of all latents is evaluated."
-    asks = zones.solver.knows_start and zones.solver.window is None  # else nobody needs to know who is closest
+    asks = zones.solver.knows_start and zones.solver.certain  # else nobody needs to know who is closest
     return zones.solver.forward_course(zones.distances.min() if asks else 0.0, zones.spread)
 
 # %% ../nbs/01_zones.ipynb #29a870c0

@@ -127,6 +127,36 @@ def test_a_latent_that_arrives_has_probability_one_and_no_gradient():
     assert (gradient[::2].norm(dim=1) > 0).all() and gradient.norm(dim=1).max() * 2000 < 10
 
 
+@settings(max_examples=30, deadline=None)
+@given(scale=st.sampled_from([1e-3, 0.1, 10.0, 1e3]), n=st.integers(2, 8), q=st.integers(1, 12), seed=st.integers(0, 99), sharpness=st.sampled_from([0.5, 2.0, 6.0]))
+def test_a_fixed_sharpness_costs_the_same_at_any_scale_and_place(scale, n, q, seed, sharpness):
+    "Nothing is gained by larger anchors, nor by moving all of them."
+    anchors, z, target = randn(n, q, seed=seed), randn(6, q, seed=seed + 1), torch.arange(6) % n
+    cost = lambda a: alignment_loss(z, LatentZones(a, sharpness=sharpness), target)
+    one = cost(anchors)
+    assert torch.isclose(cost(scale * anchors), one, rtol=1e-6) and torch.isclose(cost(anchors + 3), one, rtol=1e-6)
+    assert one > 0 and one.isfinite()
+
+
+def test_at_a_fixed_sharpness_a_latent_that_arrives_still_wants_to_be_further_from_the_border():
+    pair, line = torch.tensor([[-1.0], [1.0]], dtype=torch.float64), torch.linspace(0.05, 3, 30, dtype=torch.float64)[:, None].requires_grad_()
+    for zones, falls in ((LatentZones(pair), False), (LatentZones(pair, sharpness=2.0), True)):
+        costs = torch.stack([alignment_loss(z[None], zones, [1]) for z in line])
+        pushed, = torch.autograd.grad(costs.sum(), line)
+        assert bool((costs.diff() < 0).all() and (pushed < 0).all()) == falls and (zones.decode(line) == 1).all()
+
+
+def test_zones_of_one_anchor_or_equal_ones_have_a_sharpness_too():
+    for anchors in (randn(1, 3), randn(1, 3).expand(4, 3)):
+        loss = alignment_loss(randn(5, 3), LatentZones(anchors, sharpness=2.0), torch.zeros(5, dtype=torch.long))
+        assert torch.isclose(loss, torch.tensor(float(np.log(len(anchors))), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), "2"])
+def test_a_sharpness_is_a_number_above_zero(value):
+    with pytest.raises(ValueError, match="sharpness: got"): LatentZones(randn(3, 2), sharpness=value)
+
+
 def test_lists_will_do_as_targets(): assert alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), [0, 1, 2]) == alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), torch.arange(3))
 
 

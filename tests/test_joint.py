@@ -7,12 +7,14 @@ import shutil
 import pytest
 import torch
 
+from lzn_nb.alignment import alignment_loss
 from lzn_nb.data import load_data
 from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
 from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
 from lzn_nb.runs import read_metrics
 from lzn_nb.training import get_preset
+from lzn_nb.zones import LatentZones
 
 TINY = JOINT_PRESETS["tiny"]
 
@@ -46,6 +48,28 @@ def test_both_losses_reach_the_encoder():
     for name in ("flow", "alignment"):
         gradient, = torch.autograd.grad(values[name], weight, retain_graph=True)
         assert gradient.isfinite().all() and gradient.abs().sum() > 0, name
+
+
+def test_aligned_are_the_zones_centres_and_drawn_is_from_whole_zones(monkeypatch):
+    "By default each at its own noise scale; with the published settings from the same latents, which are computed once; and what does not take part needs none."
+    from lzn_nb import zones
+    network, asked, encode = joint_network(TINY, (1, 8, 8), 10), [], zones.LatentZones.encode
+    monkeypatch.setattr(zones.LatentZones, "encode", lambda self, index, noise, alpha: asked.append(alpha) or encode(self, index, noise, alpha))
+    for changes, scales in (({}, [0.0, 1.0]), ({"alignment_alpha": 1.0}, [1.0]), ({"drawing": False}, [0.0]), ({"alignment_weight": 0.0}, [1.0])):
+        config = dataclasses.replace(TINY, **changes)
+        asked.clear()
+        losses(config, network, *batch())
+        assert asked == scales == sorted(config.scales) and config.evaluations == (len(scales) + config.names) * config.zone_steps
+
+
+def test_the_alignment_is_asked_at_the_configurations_sharpness():
+    network, (images, labels) = joint_network(TINY, (1, 8, 8), 10), batch()
+    aligned = lambda **changes: losses(dataclasses.replace(TINY, **changes), network, images, labels)["alignment"].detach()
+    z = LatentZones(network["image"].anchors(images), steps=TINY.zone_steps).encode(alpha=0.0)
+    for sharpness in (0.0, 0.5, 2.0):
+        zones = LatentZones(network["label"].matrix, torch.bincount(labels, minlength=10), steps=TINY.zone_steps, **{"sharpness": sharpness} if sharpness else {})
+        torch.testing.assert_close(aligned(sharpness=sharpness), alignment_loss(z, zones, labels, cutoff=TINY.cutoff).detach())
+    assert aligned(sharpness=0.5) != aligned(sharpness=2.0)
 
 
 def test_batch_without_some_classes():

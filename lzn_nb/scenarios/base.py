@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['AT_LEAST', 'ROOM', 'check_ranges', 'ImageConfig', 'image_type', 'jittered', 'parts_of', 'encoded_apart', 'draws_like',
-           'batch_latents', 'flow_errors', 'mirrored', 'Scenario', 'Run', 'check_enough', 'make_trainer', 'prepare',
-           'work_of', 'save_samples', 'telling', 'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures',
-           'report', 'keyed', 'take_up_to', 'in_chunks', 'at_once', 'latents_of']
+           'batch_encoder', 'batch_latents', 'flow_errors', 'mirrored', 'Scenario', 'Run', 'check_enough',
+           'make_trainer', 'prepare', 'work_of', 'save_samples', 'telling', 'judged', 'run', 'load', 'plan',
+           'results_table', 'shown_figures', 'report', 'keyed', 'take_up_to', 'in_chunks', 'at_once', 'latents_of']
 
 # %% ../../nbs/19_scenarios.ipynb #c9dd276b
 import dataclasses
@@ -41,7 +41,7 @@ from ..zones import LatentZones
 # %% ../../nbs/19_scenarios.ipynb #27e0ecc1
 AT_LEAST = {"latent_dim": 1, "width": 2, "encoder_width": 2, "blocks": 1, "zone_steps": 1, "sample_steps": 1, "alpha": 0, "jitter": 0,
             "alignment_weight": 0, "rate_encoder": 0, "rate_decoder": 0, "rate_label": 0, "head_layers": 1, "probe_epochs": 1, "queue": 1, "view_size": 0, "probe_images": 0,
-            "budget_encoder": 0, "budget_decoder": 0, "budget_label": 0, "smallest_space": 0}
+            "budget_encoder": 0, "budget_decoder": 0, "budget_label": 0, "smallest_space": 0, "alignment_alpha": 0, "sharpness": 0}
 
 
 def check_ranges(config: TrainConfig) -> None:
@@ -132,12 +132,20 @@ def draws_like(images: Tensor, generator: torch.Generator, n: int) -> Callable[.
     return lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
 
 
-def batch_latents(config: ImageConfig, image: ImageType, images: Tensor, generator: torch.Generator, n: int) -> tuple[Tensor, Tensor | float]:
-    "A latent `[b,q]` from the zone of each of `images`, which are (this rank's share of) a batch of `n`, and what is to be added to the loss; empty ones without zones."
-    if not config.zones: return images.new_zeros(len(images), 0), 0.0
+def batch_encoder(config: ImageConfig, image: ImageType, images: Tensor, generator: torch.Generator, n: int) -> tuple[Callable[[float], Tensor], Tensor | float]:
+    """What gives, at a noise scale, a latent `[b,q]` from the zone of each of `images`, which are (this rank's share of) a batch of `n`; and what is to be added to the loss.
+
+    The noise itself is drawn once. Without zones, latents are empty."""
+    if not config.zones: return lambda alpha: images.new_zeros(len(images), 0), 0.0
     zones, mine, extra = zones_of_batch(image, jittered(images, config.jitter, generator, n), n, config.piece or None, config.ring)
     parts, noise = parts_of(config, n, generator), draws_like(images, generator, n)(torch.randn, image.latent_dim)
-    return zones.encode(mine, noise, config.alpha) if parts == 1 else encoded_apart(image, zones, noise, config.alpha, parts), extra
+    return lambda alpha: zones.encode(mine, noise, alpha) if parts == 1 else encoded_apart(image, zones, noise, alpha, parts), extra
+
+
+def batch_latents(config: ImageConfig, image: ImageType, images: Tensor, generator: torch.Generator, n: int) -> tuple[Tensor, Tensor | float]:
+    "A latent `[b,q]` from the zone of each of `images`, which are (this rank's share of) a batch of `n`, at the noise scale of the configuration; and what is to be added to the loss."
+    encode, extra = batch_encoder(config, image, images, generator, n)
+    return encode(config.alpha), extra
 
 
 def flow_errors(config: ImageConfig, image: ImageType, images: Tensor, z: Tensor, labels: Tensor, draw: Callable, t_min: float = 1e-3) -> Tensor:

@@ -23,7 +23,7 @@ from ..metrics import Judge, Result, accuracy, class_entropy, compare_images, fr
 from ..network import LabelType, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces
 from ..plots import confusion_table, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_latents, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, batch_encoder, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
@@ -34,13 +34,16 @@ class JointConfig(ImageConfig):
     budget_label: int = 0                 # updates after which they are frozen; 0: never
     cutoff: float = 0.2                   # early steps left out of the alignment
     log_alignment: bool = True            # log-probabilities (False: probabilities, as published)
+    alignment_alpha: float = 0.0          # noise scale of the latents that are aligned: 0, the zones' centres, which are what is read; 1, whole zones, as published
+    sharpness: float = 2.5                # how sharply label zones are told apart where latents are asked for theirs; 0: followed until it is certain, as published
     alignment_weight: float = 1.0         # of the alignment loss, beside the flow's; 0: labels play no part
     one_hot: bool = True                  # the decoder is told the class besides the latent [App. E]
     drawing: bool = True                  # False: no decoder, a classifier alone
     cross_entropy: bool = False           # classes by a softmax over inner products of anchors, without zones: the usual classifier
     names = property(lambda self: self.zones and (self.alignment_weight > 0 or self.cross_entropy))  # whether it classifies
     asks = property(lambda self: self.drawing and (self.one_hot or self.names))                      # whether it draws a class that is asked for
-    evaluations = property(lambda self: (1 + (self.alignment_weight > 0)) * self.zone_steps * self.accumulate * (self.zones and not self.cross_entropy))
+    scales = property(lambda self: {alpha for alpha, used in ((self.alpha, self.drawing), (self.alignment_alpha, self.names)) if used})  # of the latents that an update needs
+    evaluations = property(lambda self: (len(self.scales) + self.names) * self.zone_steps * self.accumulate * (self.zones and not self.cross_entropy))
 
     def __post_init__(self):
         super().__post_init__()
@@ -58,7 +61,7 @@ JOINT_PRESETS = {
                        zone_steps=20, save_every=1000),
     "paper": JointConfig(steps=200_000, batch=2000, warmup=5000, ema=0.999999, latent_dim=200, width=128, encoder_width=128,
                          mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_encoder=5e-5, rate_decoder=2e-3,
-                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, flip=True, save_every=1000),
+                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000),
 }
 
 # %% ../../nbs/22_joint.ipynb #cc7f72ca
@@ -79,12 +82,13 @@ def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tens
     draw = draws_like(images, generator, n)
     images = mirrored(config, images, draw)
     if config.cross_entropy: return usual_loss(config, network, images, labels, generator, n)
-    z, loss = batch_latents(config, image, images, generator, n)
-    found = {}
-    if config.drawing: loss = loss + found.setdefault("flow", flow_errors(config, image, images, z, labels, draw).mean())
+    encode, loss = batch_encoder(config, image, images, generator, n)
+    z, found = {alpha: encode(alpha) for alpha in sorted(config.scales)}, {}
+    if config.drawing: loss = loss + found.setdefault("flow", flow_errors(config, image, images, z[config.alpha], labels, draw).mean())
     if config.names:
         counts = F.one_hot(gather_rows(labels, n), label.classes).sum(0)
-        align = alignment_loss(z, label.zones(weights=counts, checked=False)[0], labels, cutoff=config.cutoff, log=config.log_alignment)
+        zones, _ = label.zones(weights=counts, sharpness=config.sharpness or None, checked=False)
+        align = alignment_loss(z[config.alignment_alpha], zones, labels, cutoff=config.cutoff, log=config.log_alignment)
         loss = loss + config.alignment_weight * found.setdefault("alignment", align)
     return {"loss": loss} | found
 
