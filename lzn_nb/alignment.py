@@ -36,15 +36,16 @@ def alignment_of(result: FlowResult, target: Tensor, cutoff: float = 0.2, log: b
     return -(best if log else best.exp()).mean()
 
 
-def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: float = 0.2, log: bool = True) -> Tensor:
+def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: float = 0.2, log: bool = True, sharpness: float | None = None) -> Tensor:
     """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]` [§2.2.2, App. B].
 
     Minus the mean over samples of the best log-probability on the way (`log=True`), or of the best probability; a latent
     that was followed to the end and has arrived at its target has probability 1 (`FlowResult.sure`; not so with a fixed `window`).
-    `ValueError` for targets out of range or without a zone, for no latents at all, and for a `cutoff` outside [0, 1).
+    `sharpness` > 0: latents are followed only to λ = sharpness / spread of the anchors, where zones still compete.
+    `ValueError` for targets out of range or without a zone, for no latents at all, for a `cutoff` outside [0, 1), and for a sharpness of 0 or less, or with Euler's method.
     """
     if not isinstance(zones, LatentZones): raise ValueError(f"zones: got {type(zones).__name__}, wanted LatentZones")
     if target is None: raise ValueError("target: got None, wanted integers [m]")
-    result = zones.flow(z, target)
+    result = (zones if sharpness is None else zones.at_sharpness(sharpness)).flow(z, target)
     if len(result.index) == 0: raise ValueError("z: got no latents, wanted [m,q] with m ≥ 1")
     return alignment_of(result, torch.as_tensor(target, device=result.index.device), cutoff, log)

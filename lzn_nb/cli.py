@@ -30,6 +30,7 @@ def parse_setting(text: str) -> tuple[str, object]:
     "`name=value` as a name and a Python value; words that are no Python value stay text."
     name, sign, value = text.partition("=")
     if not sign or not name.isidentifier(): raise argparse.ArgumentTypeError(f"got {text!r}, wanted NAME=VALUE")
+    if value in ("true", "false"): return name, value == "true"  # as JSON and YAML spell them
     try: return name, ast.literal_eval(value)
     except (ValueError, SyntaxError, MemoryError, RecursionError): return name, value
 

@@ -12,6 +12,7 @@ __all__ = ['LARGEST', 'NotFinite', 'check_rows', 'check_anchors', 'beside', 'che
 
 # %% ../nbs/01_zones.ipynb #1d717ab8
 import math
+from copy import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -503,6 +504,13 @@ class LatentZones(Encoding):
     `order`, `reach`, `window`, `unit`) or "euler" (option `gap`), with `steps` evaluations; `block` samples at a time (None: the
     device's). Differentiable in `anchors`, `weights`, `noise`, `points`, `z`, windows and nodes held fixed. `ValueError` for bad input, `MemoryError` for too much.
     `checked=False`: nothing waits for a GPU; numbers and room go unchecked, NaN gives NaN, and close neighbours keep the anchors' precision."""
+    def at_sharpness(self, sharpness: float) -> "LatentZones":
+        "The same zones, whose latents are followed only to λ = `sharpness` / spread of the anchors; `ValueError` by Euler's method, or for a sharpness that is no number above 0."
+        if not self.solver.knows_start: raise ValueError(f"sharpness: got {sharpness!r} with {self.solver}, wanted solver='adams'")
+        other = copy(self)
+        other.solver = replace(self.solver, sharpness=sharpness)
+        return other
+
     def flow(self, z: Tensor, target: Tensor | Sequence | None = None, *, keep_path: bool = False) -> FlowResult:
         "Follow latents `z` `[m,q]` into their zones; with `target` `[m]`, log-probabilities of these anchors on the way."
         return latent_flow(self, z, target, keep_path)

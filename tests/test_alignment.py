@@ -132,7 +132,7 @@ def test_a_latent_that_arrives_has_probability_one_and_no_gradient():
 def test_a_fixed_sharpness_costs_the_same_at_any_scale_and_place(scale, n, q, seed, sharpness):
     "Nothing is gained by larger anchors, nor by moving all of them."
     anchors, z, target = randn(n, q, seed=seed), randn(6, q, seed=seed + 1), torch.arange(6) % n
-    cost = lambda a: alignment_loss(z, LatentZones(a, sharpness=sharpness), target)
+    cost = lambda a: alignment_loss(z, LatentZones(a), target, sharpness=sharpness)
     one = cost(anchors)
     assert torch.isclose(cost(scale * anchors), one, rtol=1e-6) and torch.isclose(cost(anchors + 3), one, rtol=1e-6)
     assert one > 0 and one.isfinite()
@@ -140,21 +140,33 @@ def test_a_fixed_sharpness_costs_the_same_at_any_scale_and_place(scale, n, q, se
 
 def test_at_a_fixed_sharpness_a_latent_that_arrives_still_wants_to_be_further_from_the_border():
     pair, line = torch.tensor([[-1.0], [1.0]], dtype=torch.float64), torch.linspace(0.05, 3, 30, dtype=torch.float64)[:, None].requires_grad_()
-    for zones, falls in ((LatentZones(pair), False), (LatentZones(pair, sharpness=2.0), True)):
-        costs = torch.stack([alignment_loss(z[None], zones, [1]) for z in line])
+    zones = LatentZones(pair)
+    for sharpness, falls in ((None, False), (2.0, True)):
+        costs = torch.stack([alignment_loss(z[None], zones, [1], sharpness=sharpness) for z in line])
         pushed, = torch.autograd.grad(costs.sum(), line)
         assert bool((costs.diff() < 0).all() and (pushed < 0).all()) == falls and (zones.decode(line) == 1).all()
 
 
 def test_zones_of_one_anchor_or_equal_ones_have_a_sharpness_too():
     for anchors in (randn(1, 3), randn(1, 3).expand(4, 3)):
-        loss = alignment_loss(randn(5, 3), LatentZones(anchors, sharpness=2.0), torch.zeros(5, dtype=torch.long))
+        loss = alignment_loss(randn(5, 3), LatentZones(anchors), torch.zeros(5, dtype=torch.long), sharpness=2.0)
         assert torch.isclose(loss, torch.tensor(float(np.log(len(anchors))), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("value", [0, -1.0, float("inf"), "2"])
 def test_a_sharpness_is_a_number_above_zero(value):
     with pytest.raises(ValueError, match="sharpness: got"): LatentZones(randn(3, 2), sharpness=value)
+    with pytest.raises(ValueError, match="sharpness: got"): LatentZones(randn(3, 2)).at_sharpness(value)
+
+
+def test_sharpness_is_for_zones_by_adams_and_leaves_the_zones_as_they_are():
+    zones, z = LatentZones(randn(4, 2), torch.arange(1.0, 5)), randn(20, 2, seed=1)
+    early = zones.at_sharpness(2.0)
+    assert early.solver.sharpness == 2 and zones.solver.sharpness is None and early.anchors is zones.anchors and early.log_weights is zones.log_weights
+    assert not early.flow(z).sure and zones.flow(z).sure
+    way = early.flow(z, torch.zeros(20, dtype=torch.long), keep_path=True)
+    assert torch.isclose(way.path.times[-1] / (1 - way.path.times[-1]) * zones.spread, torch.tensor(2.0, dtype=torch.float64))
+    with pytest.raises(ValueError, match="sharpness: got 2.0 with Euler"): LatentZones(randn(4, 2), solver="euler").at_sharpness(2.0)
 
 
 def test_lists_will_do_as_targets(): assert alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), [0, 1, 2]) == alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), torch.arange(3))

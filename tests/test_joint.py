@@ -67,8 +67,8 @@ def test_the_alignment_is_asked_at_the_configurations_sharpness():
     aligned = lambda **changes: losses(dataclasses.replace(TINY, **changes), network, images, labels)["alignment"].detach()
     z = LatentZones(network["image"].anchors(images), steps=TINY.zone_steps).encode(alpha=0.0)
     for sharpness in (0.0, 0.5, 2.0):
-        zones = LatentZones(network["label"].matrix, torch.bincount(labels, minlength=10), steps=TINY.zone_steps, **{"sharpness": sharpness} if sharpness else {})
-        torch.testing.assert_close(aligned(sharpness=sharpness), alignment_loss(z, zones, labels, cutoff=TINY.cutoff).detach())
+        zones = LatentZones(network["label"].matrix, torch.bincount(labels, minlength=10), steps=TINY.zone_steps)
+        torch.testing.assert_close(aligned(sharpness=sharpness), alignment_loss(z, zones, labels, cutoff=TINY.cutoff, sharpness=sharpness or None).detach())
     assert aligned(sharpness=0.5) != aligned(sharpness=2.0)
 
 

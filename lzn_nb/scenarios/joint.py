@@ -87,8 +87,8 @@ def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tens
     if config.drawing: loss = loss + found.setdefault("flow", flow_errors(config, image, images, z[config.alpha], labels, draw).mean())
     if config.names:
         counts = F.one_hot(gather_rows(labels, n), label.classes).sum(0)
-        zones, _ = label.zones(weights=counts, sharpness=config.sharpness or None, checked=False)
-        align = alignment_loss(z[config.alignment_alpha], zones, labels, cutoff=config.cutoff, log=config.log_alignment)
+        zones, _ = label.zones(weights=counts, checked=False)
+        align = alignment_loss(z[config.alignment_alpha], zones, labels, cutoff=config.cutoff, log=config.log_alignment, sharpness=config.sharpness or None)
         loss = loss + config.alignment_weight * found.setdefault("alignment", align)
     return {"loss": loss} | found
 
