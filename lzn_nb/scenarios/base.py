@@ -147,7 +147,7 @@ def batch_latents(config: ImageConfig, image: ImageType, images: Tensor, generat
     encode, extra = batch_encoder(config, image, images, generator, n)
     return encode(config.alpha), extra
 
-
+# %% ../../nbs/19_scenarios.ipynb #b1a07d01
 def flow_errors(config: ImageConfig, image: ImageType, images: Tensor, z: Tensor, labels: Tensor, draw: Callable, t_min: float = 1e-3) -> Tensor:
     "The rectified flow's error for each image `[b]`, a piece of the batch at a time."
     x0, t = draw(torch.randn, *images.shape[1:]), t_min + (1 - t_min) * draw(torch.rand)
