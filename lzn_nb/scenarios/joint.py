@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['JOINT_PRESETS', 'DRAWN', 'JOINT_FIGURES', 'BASELINES', 'JOINT', 'run_joint', 'plan_joint', 'load_joint',
-           'joint_trainer', 'JointConfig', 'joint_network', 'joint_losses', 'usual_loss', 'joint_components',
-           'judge_asked', 'judge_free', 'named_classes', 'judge_reading', 'evaluate_joint', 'judge_way_back',
-           'validate_joint', 'joint_samples', 'joint_pictures']
+           'joint_trainer', 'LabelledConfig', 'JointConfig', 'joint_network', 'joint_losses', 'usual_loss',
+           'joint_components', 'judge_asked', 'judge_free', 'named_classes', 'judge_reading', 'evaluate_joint',
+           'judge_way_back', 'validate_joint', 'joint_samples', 'joint_pictures']
 
 # %% ../../nbs/22_joint.ipynb #2ec0c994
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 @dataclass(frozen=True)
-class JointConfig(ImageConfig):
-    "Scenario 3: what the labels add to a scenario that draws images."
+class LabelledConfig(ImageConfig):
+    "Scenarios that draw images and know their labels: what these add."
     rate_label: float = 4e-3              # learning rate of the anchors of the labels
     budget_label: int = 0                 # updates after which they are frozen; 0: never
     cutoff: float = 0.2                   # early steps left out of the alignment
@@ -38,6 +38,11 @@ class JointConfig(ImageConfig):
     sharpness: float = 2.5                # how sharply label zones are told apart where latents are asked for theirs; 0: followed until it is certain, as published
     alignment_weight: float = 1.0         # of the alignment loss, beside the flow's; 0: labels play no part
     one_hot: bool = True                  # the decoder is told the class besides the latent [App. E]
+
+
+@dataclass(frozen=True)
+class JointConfig(LabelledConfig):
+    "Scenario 3: which parts take part."
     drawing: bool = True                  # False: no decoder, a classifier alone
     cross_entropy: bool = False           # classes by a softmax over inner products of anchors, without zones: the usual classifier
     names = property(lambda self: self.zones and (self.alignment_weight > 0 or self.cross_entropy))  # whether it classifies
