@@ -70,22 +70,27 @@ test: env ## check that notebooks, package and README agree, then run notebooks 
 	@echo "== 3/3 pytest: minutes"
 	@OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/python -m pytest tests -q -n 2
 
+# A file that somebody gives to a widget comes as one message, of which a server takes 10 MB at most unless told otherwise
+# (a larger one breaks the connection without a word). Settings in app/ let so much through that the widget itself can
+# say what is too large; those of the user come beside them.
+SETTINGS = JUPYTER_CONFIG_PATH="$(CURDIR)/app$${JUPYTER_CONFIG_PATH:+:$$JUPYTER_CONFIG_PATH}"
+
 lab: env ## open JupyterLab on the index notebook (LAB="--no-browser …" passes options on)
 	@echo "== Opening JupyterLab; end it with Ctrl-C"
-	@$(BIN)/jupyter lab $(LAB) nbs/index.ipynb
+	@$(SETTINGS) $(BIN)/jupyter lab $(LAB) nbs/index.ipynb
 
 # Voila runs app/playground.ipynb for each visitor and shows what it displays, to this machine alone.
 APP_PORT = 8866
 
 app: env ## the playground as a page in the browser, without code (NETWORK=file DATA=name: of another network)
 	@echo "== Serving http://127.0.0.1:$(APP_PORT); end it with Ctrl-C"
-	@LZN_APP_NETWORK="$(if $(NETWORK),$(abspath $(NETWORK)))" LZN_APP_DATA="$(DATA)" OMP_NUM_THREADS=1 \
+	@LZN_APP_NETWORK="$(if $(NETWORK),$(abspath $(NETWORK)))" LZN_APP_DATA="$(DATA)" OMP_NUM_THREADS=1 $(SETTINGS) \
 	  $(BIN)/voila app/playground.ipynb --Voila.ip=127.0.0.1 --port=$(APP_PORT) $(APP)
 
 # -- for those who edit -----------------------------------------------------------------------
 export: env ## clean the notebooks, write lzn_nb/ and README.md from them (after every edit)
 	@echo "== Writing lzn_nb/ and README.md from nbs/: seconds"
-	@$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python tools/make_readme.py
+	@$(BIN)/nbdev_clean && $(BIN)/python tools/drop_views.py && $(BIN)/nbdev_export && $(BIN)/python tools/make_readme.py
 
 BOOK := runs/book
 # command, name of the folder, options: with zones and without, each with three seeds

@@ -9,7 +9,6 @@ __all__ = ['Embedded', 'joined_latents', 'embedded_parts', 'embedded', 'feature_
            'choosing_controls', 'EmbeddingExplorer']
 
 # %% ../nbs/10c_embedding_widgets.ipynb #b397ed05
-import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from .latent_views import Trained
 from .latent_widgets import images_html
 from .network import LatentZoningNetwork
 from .plots import html_table, mosaic, new_figure
-from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence
+from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, ipywidgets, labelled, limits, refusing, running_loop, sentence, state_with
 from .zone_plots import graph_objects, owners
 
 # %% ../nbs/10c_embedding_widgets.ipynb #1faf717d
@@ -143,14 +142,14 @@ def embedding_state(features: Sequence[str]):
     return EmbeddingState
 
 # %% ../nbs/10c_embedding_widgets.ipynb #549371ff
-class InBackground:
+class InBackground(OnOneLoop):
     "One fit of a layout at a time in a process of its own, where an event loop runs; a new one drops the old."
-    def __init__(self, tell, done): self.tell, self.done, self.fit, self.name = tell, done, None, None
+    def __init__(self, tell, done): self.tell, self.done, self.fit, self.name, self.home = tell, done, None, None, running_loop()
 
     def start(self, name: tuple, points: Tensor, method: str) -> bool:
         "Fit a layout called `name`, unless that is what is being done; False where no event loop runs. `ValueError` and `ImportError` as `layout`."
-        try: loop = asyncio.get_running_loop()
-        except RuntimeError: return False
+        if self.elsewhere(self.start, name, points, method): return True
+        if (loop := running_loop()) is None: return False
         if name == self.name: return True
         self.stop()
         self.fit, self.name, begun = (fit := FittedApart(points, method)), name, loop.time()
@@ -179,7 +178,7 @@ class ShownEmbedding:
     def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, limit: int = 1000, **traits):
         check_count("limit", limit)
         w, self.trained, self.limit, self.splits, self.being_read, self.figure, self.outlined = ipywidgets(), Trained(network, data, parts=("encoder",)), limit, {}, None, None, None
-        self.state = embedding_state(feature_names(self.trained.network))(**traits)
+        self.state = state_with(embedding_state(feature_names(self.trained.network)), **traits)
         self.said, self.group, self.told, self.hovered = (w.HTML() for _ in range(4))
         self.fitting, self.reading = InBackground(self.wait, self.redraw), InParts(self.read_parts, self.redraw)
         self.seen, self.anew, self.drawn = None, lambda: None, w.VBox(layout={"min_width": "565px"})
@@ -319,10 +318,10 @@ def choosing_controls(explorer) -> list:
     numbers = labelled(w.IntRangeSlider, "from … to", "choose points by their place in the list", min=0, max=last(), value=(0, last()), continuous_update=True)
     one = labelled(w.BoundedIntText, "look at", "a point by its place in the list, -1 for none; or point at it", min=-1, max=last(), value=-1)
     traitlets.link((explorer.state, "looked_at"), (one, "value"))
-    who.observe(lambda change: filled(lambda: explorer.choose_class(change.new)), "value")
-    explorer.state.observe(lambda _: filled(lambda: who.set_trait("value", -1)), "chosen")  # unless they come from the list
-    numbers.observe(lambda change: explorer.choose_numbers(*change.new) if not filling else None, "value")
-    filling = []
+    who.observe(lambda change: filled(lambda: (explorer.choose_class(change.new), everybody())), "value")
+    numbers.observe(lambda change: filled(lambda: (explorer.choose_numbers(*change.new), nobody())), "value")
+    explorer.state.observe(lambda _: filled(lambda: (nobody(), everybody())), "chosen")  # unless they come from one of the two
+    nobody, everybody, filling = lambda: who.set_trait("value", -1), lambda: numbers.set_trait("value", (0, last())), []
 
     def filled(work) -> None:
         "Do what shall have no answer, unless it is one."
@@ -333,7 +332,7 @@ def choosing_controls(explorer) -> list:
 
     def anew() -> None:
         "Lists that fit another split."
-        filled(lambda: (who.set_trait("value", -1), one.set_trait("max", last()), numbers.set_trait("max", last()), numbers.set_trait("value", (0, last()))))
+        filled(lambda: (nobody(), one.set_trait("max", last()), numbers.set_trait("max", last()), everybody()))
 
     explorer.anew = anew
     return [who, numbers, one]

@@ -20,7 +20,7 @@ from torch import Tensor
 from .data import ImageData, load_data
 from .flow import check_between, check_count
 from .network import LatentZoningNetwork
-from .plots import mosaic, new_figure
+from .plots import check_labels, mosaic, new_figure
 from .saved import load_pretrained
 from .zone_plots import Plane, chances_at, decided, margin, owners, plane_of, zone_colours
 from .zones import LatentZones
@@ -36,6 +36,7 @@ def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str
     if types["image"].shape != tuple(data.shape): raise ValueError(f"data: got images of shape {list(data.shape)}, wanted {list(types['image'].shape)}, those of the network")
     if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {types['label'].classes} classes, those of the network")
     if types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
+    check_labels("labels of the training images", data.train.labels, len(data.train), data.classes)
 
 # %% ../nbs/09d_latent_views.ipynb #5941a267
 class Trained:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure', 'fill_chances',
-           'playground_state', 'ShownLatents', 'LookingLatents', 'DrawnLatents', 'tie_three', 'only_for',
-           'slice_controls', 'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
+           'playground_state', 'ShownLatents', 'MappedLatents', 'LookingLatents', 'DrawnLatents', 'tie_three',
+           'only_for', 'slice_controls', 'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
 import functools
@@ -20,7 +20,7 @@ from .flow import check_count
 from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import mosaic
-from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence
+from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
@@ -164,7 +164,10 @@ def playground_state(classes: int, images: int = 3):
         which = property(lambda self: {"zones": self.corners, "images": self.picked, "random": [self.turn]}.get(self.plane, ()))  # what the plane depends on
 
         @t.observe("u", "v", "label", "drawing")
-        def choose(self, change) -> None: self.source = {"label": "label", "drawing": "drawing"}.get(change.name, "point")
+        def choose(self, change) -> None:
+            if change.name != "drawing": self.source = "label" if change.name == "label" else "point"
+            elif any(change.new): self.source = "drawing"
+            elif self.source == "drawing": self.source = "point"  # nothing is left of it
 
     return PlaygroundState
 
@@ -174,12 +177,13 @@ class ShownLatents:
     def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, side: int = 15, samples: int = 6, **traits):
         check_count("side", side, 40); check_count("samples", samples, 50)
         w, self.trained, self.side = ipywidgets(), Trained(network, data), side
-        self.state, self.reading = playground_state(len(self.trained.classes), len(self.trained.images))(**traits), None
+        self.state, self.reading, self.unreadable, self.read_last = state_with(playground_state(len(self.trained.classes), len(self.trained.images)), **traits), None, None, None
+        if "source" in traits: self.state.source = traits["source"]  # whatever else is given
         self.figure, self.bars = slice_figure(self.state.half), chance_figure(self.trained.classes)
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
         self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)))
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
-        self.map.now(); self.read.now(); self.look.now()
+        self.map.now(); self.read.now(); self.look_there()
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(self.read, "drawing")
         self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "alpha", "seed"])
@@ -190,34 +194,51 @@ class ShownLatents:
         with self.state.hold_trait_notifications(): self.state.u, self.state.v = round(u, 3), round(v, 3)
         self.state.source = "point"
 
+    def latents(self, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        "Latents `[n,q]` of what the state looks at, by `noise` `[n,q]`, and the anchor `[1,q]` of a drawing; `ValueError` if nothing is drawn."
+        s, trained = self.state, self.trained
+        if s.source == "point": return plane_for(trained, s.plane, s.which).points(torch.tensor([[s.u, s.v]])).to(noise).repeat(len(noise), 1), None
+        if s.source == "label": return trained.label_zones.encode([s.label] * len(noise), noise, s.alpha), None
+        if self.reading is None: raise self.unreadable or ValueError("drawing: there is none yet, wanted one: paint on the pad or choose a file")
+        return trained.zones.encode(points=self.reading.anchor.repeat(len(noise), 1), noise=noise, alpha=s.alpha), self.reading.anchor
+
+# %% ../nbs/10b_latent_widgets.ipynb #cca9ee12
+class MappedLatents(ShownLatents):
+    "How a playground draws its map, and leaves it."
     def map_parts(self) -> Iterator[None]:
         "Draw the map, a few rows at a time, and say how far it is."
         s, classes = self.state, self.trained.classes
         corners = [(classes[k], self.trained.centres[k]) for k in s.corners] if s.plane == "zones" else [(str(k), self.trained.image_centres[k]) for k in s.picked] if s.plane == "images" else []
         for self.slice in slice_parts(self.trained, plane_for(self.trained, s.plane, s.which), self.trained.noises(s.seed, 1)[1], half=s.half, side=self.side, time=s.time, rows=1):
             fill_slice(self.figure, self.slice, classes, corners)
-            self.mapped.value = f'<span role="status">{len(self.slice.images)} of {self.side**2} images decoded{"" if len(self.slice.images) == self.side**2 else " …"}</span>'
+            self.tell_map("" if len(self.slice.images) == self.side**2 else " …")
             yield
 
-# %% ../nbs/10b_latent_widgets.ipynb #737f7e44
-class LookingLatents(ShownLatents):
-    "What a playground shows of a place and of a drawing."
-    def latents(self, noise: Tensor) -> tuple[Tensor, Tensor | None]:
-        "Latents `[n,q]` of what the state looks at, by `noise` `[n,q]`, and the anchor `[1,q]` of a drawing; `ValueError` if nothing is drawn."
-        s, trained = self.state, self.trained
-        if s.source == "point": return plane_for(trained, s.plane, s.which).points(torch.tensor([[s.u, s.v]])).to(noise).repeat(len(noise), 1), None
-        if s.source == "label": return trained.label_zones.encode([s.label] * len(noise), noise, s.alpha), None
-        if self.reading is None: raise ValueError("drawing: there is none yet, wanted one: paint on the pad or choose a file")
-        return trained.zones.encode(points=self.reading.anchor.repeat(len(noise), 1), noise=noise, alpha=s.alpha), self.reading.anchor
+    def tell_map(self, more: str) -> None:
+        "Say how far the map is, and what `more` there is to it."
+        self.mapped.value = f'<span role="status">{len(self.slice.images)} of {self.side**2} images decoded{more}</span>'
 
+    def stop_map(self) -> None:
+        "Leave the map as far as it is."
+        if self.map.busy: self.map.stop(); self.tell_map(", then stopped")
+
+# %% ../nbs/10b_latent_widgets.ipynb #737f7e44
+class LookingLatents(MappedLatents):
+    "What a playground shows of a place and of a drawing."
     def show_place(self) -> None:
-        "Show what lies where the state looks, or say what is wrong."
+        "Show what lies where the state looks, or say what is wrong and show nothing; a drawing that is still to be read is shown afterwards."
+        if self.state.source == "drawing" and self.state.drawing != self.read_last: return
+        try: self.look_there()
+        except FAULTS as error:
+            self.said.value, self.samples.value, self.near.value = sentence(error), "", ""
+            with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
+
+    def look_there(self) -> None:
+        "Show what lies where the state looks."
         s, trained = self.state, self.trained
         latent_noise, image_noise = trained.noises(s.seed, self.count)
-        try:
-            z, anchor = self.latents(latent_noise)
-            self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time)
-        except FAULTS as error: self.said.value = sentence(error); return
+        z, anchor = self.latents(latent_noise)
+        self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time)
         name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
         self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone"}[s.source])
@@ -231,16 +252,16 @@ class DrawnLatents(LookingLatents):
     "The drawing of a playground: painted, uploaded, turned, wiped."
     def show_drawing(self) -> None:
         "Read the drawing and look at it, or say what is wrong with it."
-        s, trained, (c, h, w) = self.state, self.trained, self.trained.image.shape
-        self.again.value, self.heard.value, self.reading = "", "", None
-        if any(s.drawing):
+        drawing, trained, (c, h, w) = self.state.drawing, self.trained, self.trained.image.shape
+        self.again.value, self.heard.value, self.reading, self.unreadable, self.read_last = "", "", None, None, drawing
+        if any(drawing):
             try:
-                if len(s.drawing) != c * h * w: raise ValueError(f"drawing: got {len(s.drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
-                self.reading = read = read_drawing(trained, 2 * torch.tensor(s.drawing).reshape(1, c, h, w) - 1)
+                if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
+                self.reading = read = read_drawing(trained, 2 * torch.tensor(drawing).reshape(1, c, h, w) - 1)
                 self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80)
                 self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its zone {read.shares[read.label]:.0%} agree.</span>'
-            except FAULTS as error: self.heard.value = sentence(error)
-        if s.source == "drawing": self.look()
+            except FAULTS as error: self.unreadable, self.heard.value = error, sentence(error)
+        if self.state.source == "drawing": self.look()
 
     def turn(self) -> None:
         "The negative of the drawing."
@@ -345,7 +366,7 @@ def drawing_controls(playground) -> list:
     w, (c, h, wide) = ipywidgets(), playground.trained.image.shape
     playground.pad = pad = pixel_pad(h, wide)
     tie_pad(playground.state, pad, c)
-    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk to the network's size and read", layout={"width": "10em"})
+    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk to the network's size and read; up to 20 MB with make lab and make app, 7 MB in another JupyterLab", layout={"width": "10em"})
     upload.observe(lambda change: [(playground.take(file["name"], file["content"]), setattr(upload, "value", ())) for file in change.new[-1:]], "value")  # emptied: the same file may come again
     erase = w.ToggleButton(description="Erase", tooltip="paint with dark instead of light", layout={"width": "10em"})
     traitlets.link((pad, "erase"), (erase, "value"))
@@ -365,7 +386,7 @@ class LatentPlayground(Refusing, DrawnLatents):
         super().__init__(network, data, side, samples, **traits)
         w, classes = ipywidgets(), self.trained.classes
         self.stop_button = w.Button(description="Stop the map", tooltip="leave the map as far as it is")
-        self.stop_button.on_click(lambda _: self.map.stop())
+        self.stop_button.on_click(lambda _: self.stop_map())
         self.slice_controls, self.controls, drawn = slice_controls(self.state, classes, len(self.trained.images)), place_controls(self.state, classes), drawing_controls(self)
         steer = w.VBox([*self.slice_controls, w.HBox([self.stop_button, self.mapped]), *self.controls, self.said], layout={"max_width": "26em"})
         shown, sheet = w.VBox([self.samples, self.near, self.bars]), w.VBox([w.HBox(drawn), self.unread, self.heard, self.again], layout={"width": "27em", "margin": "0 0 0 1.5em"})

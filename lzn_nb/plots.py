@@ -119,8 +119,9 @@ def curve(lines: list[dict], key: str) -> tuple[list[int], list[float]]:
 
 
 def curves_by_run(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[str]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    "Of every figure in `keys` the `curve` of each run, by name; lines without a name are one run. `ValueError` for a figure that none of them has."
+    "Of every figure in `keys` the `curve` of each run, by name; lines without a name are one run. `ValueError` for no figure, or one that none of them has."
     runs = runs if isinstance(runs, Mapping) else {"": runs}
+    if not keys or isinstance(keys, str): raise ValueError(f"keys: got {keys!r}, wanted a list of figures, such as {[name for lines in runs.values() for name in curve_names(lines)][:2] or ['loss']}")
     found = {key: {name: curve(lines, key) for name, lines in runs.items()} for key in keys}
     for key, curves in found.items():
         known = sorted({name for lines in runs.values() for line in lines if not line.get("final") for name in line})
@@ -164,8 +165,9 @@ class NormalCheck:
 
 
 def normal_check(z: Tensor, bins: int = 60) -> NormalCheck:
-    "All coordinates of latents `[n,q]` beside N(0, 1), at most 400 of their quantiles."
+    "All coordinates of latents `[n,q]` beside N(0, 1), at most 400 of their quantiles; `ValueError` for none, or numbers that are not finite."
     from numpy import histogram
+    if not z.numel() or not z.isfinite().all(): raise ValueError(f"z: got shape {list(z.shape)}{' with numbers that are not finite' if z.numel() else ''}, wanted [n,q], n ≥ 1, finite numbers")
     values = z.detach().cpu().double().flatten().sort().values
     density, edges = histogram(values.numpy(), bins=bins, range=(-4, 4), density=True)
     shares = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
@@ -180,7 +182,7 @@ def normal_density(points: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def gaussian_check(z: Tensor, bins: int = 60):
-    "Histogram of all coordinates of latents `[n,q]` with the density of N(0, 1), and their Q–Q plot against it."
+    "Histogram of all coordinates of latents `[n,q]` with the density of N(0, 1), and their Q–Q plot against it; `ValueError` for none, or numbers that are not finite."
     state, (x, density) = normal_check(z, bins), normal_density()
     figure = new_figure(6.4, 2.6)
     left, right = figure.subplots(1, 2)
@@ -212,6 +214,7 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
 # %% ../nbs/09_plots.ipynb #6ce12d9c
 def check_labels(name: str, labels: Tensor, n: int, classes: Sequence[str]) -> Tensor:
     "Labels `[n]` on the CPU; `ValueError` for another length, or for one that is not among `classes`."
+    if not isinstance(labels, Tensor): raise ValueError(f"{name}: got {type(labels).__name__}, wanted a tensor [{n}]")
     labels = labels.detach().cpu()
     if labels.shape != (n,): raise ValueError(f"{name}: got shape {list(labels.shape)}, wanted [{n}]")
     if n and (labels.min() < 0 or labels.max() >= len(classes)):

@@ -77,7 +77,8 @@ def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None =
 # %% ../nbs/06e_saved.ipynb #b14b5bf6
 def load(path: str | Path, device: torch.device | str = "cpu") -> LatentZoningNetwork:
     "The network in the file `path`, ready for use; its `notes` are those that it was saved with. `ValueError` for a file that is damaged, of another kind or version, or needs what is not known here; `OSError` if it cannot be read."
-    state = read_state(path, "network", device)
+    try: state = read_state(path, "network", device)
+    except OSError as error: raise type(error)(f"network: {path} cannot be read ({error.strerror}), wanted a file that `lzn_nb.saved.save(network, path)` has written") from error
     try:
         with torch.random.fork_rng(): network = made_from(state["recipe"])
         if not isinstance(network, LatentZoningNetwork): raise ValueError(f"its recipe makes {type(network).__name__}, wanted a LatentZoningNetwork")

@@ -21,7 +21,7 @@ from torch import Tensor
 from .alignment import first_counted
 from .flow import check_between, check_count, posterior_logits
 from .plots import COLOURS, new_figure, principal_axes
-from .zones import LatentZones, latent_path
+from .zones import LatentZones, check_index, check_points, latent_path
 
 # %% ../nbs/09a_zone_plots.ipynb #d50acd22
 @dataclass(frozen=True)
@@ -209,8 +209,8 @@ def paths_forward(zones: LatentZones, z: Tensor, *, plane: Plane | None = None, 
 @torch.no_grad()
 def paths_back(zones: LatentZones, index: Tensor, noise: Tensor, *, plane: Plane | None = None, frames: int = 41) -> FlowPaths:
     "Draws around the anchors `index` `[m]`, by `noise` `[m,q]`, on their way back to latents; times run from 0 to 1 here, too."
-    if check_frames(frames) and not len(index := torch.as_tensor(index)): raise ValueError("index: got no anchors, wanted at least one")
-    _, path = latent_path(zones, index, noise)
+    if check_frames(frames) and not len(index := check_index("index", index, zones)): raise ValueError("index: got no anchors, wanted at least one")
+    _, path = latent_path(zones, index, check_points("noise", noise, zones, len(index)))
     return paths_of(zones, path.times.flip(0), path.positions.flip(0), index, plane, frames)
 
 # %% ../nbs/09a_zone_plots.ipynb #37444b06

@@ -1,5 +1,6 @@
 """Widgets in a real browser: JupyterLab with a notebook in headless Chromium, driven as a person would."""
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -14,11 +15,25 @@ import pytest
 CHROMIUM = os.environ.get("LZN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if not CHROMIUM and os.environ.get("CI"): raise RuntimeError("no Chromium here, and in CI it must be; install Debian's package chromium")
 if not CHROMIUM: pytest.skip("no Chromium here (Debian: apt-get install chromium)", allow_module_level=True)
-sync_playwright = pytest.importorskip("playwright.sync_api").sync_playwright
 
+
+def needed(module):
+    "A module without which tests here are left out, though not in CI, where it must be there."
+    return importlib.import_module(module) if os.environ.get("CI") else pytest.importorskip(module)
+
+
+sync_playwright = needed("playwright.sync_api").sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 pytestmark = pytest.mark.timeout(420)
+
+
+def test_in_ci_nothing_is_left_out(monkeypatch):
+    monkeypatch.setitem(sys.modules, "voila", None)  # as if it were not installed
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(ImportError): needed("voila")
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception): needed("voila")
 
 
 def notebook(path, *cells):
@@ -33,7 +48,7 @@ def lab(tmp_path_factory):
     with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
     quiet = folder / ".config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True); quiet.write_text('{"fetchNews": "false"}')  # else it asks in the corner of every page
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_CONFIG_PATH": str(ROOT / "app"), "OMP_NUM_THREADS": "1"}
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.token=", "--LabApp.news_url=none", f"--notebook-dir={folder}"],
                                   stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
@@ -340,6 +355,14 @@ def test_files_are_read_or_refused(playground, tmp_path):
     page.wait_for_selector("[role=alert] >> text=broken.png cannot be read as an image")
     upload(page, tmp_path / "four.png")
     page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
+    page.get_by_role("button", name="Wipe").click()
+    page.get_by_alt_text("the drawing, and its reconstruction").wait_for(state="detached")
+    image.resize((4000, 4000)).convert("L").save(tmp_path / "large.bmp"); image.resize((2800, 2800)).save(tmp_path / "huge.bmp")  # 16 and 24 MB
+    upload(page, tmp_path / "large.bmp")
+    page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
+    upload(page, tmp_path / "huge.bmp")
+    page.wait_for_selector("[role=alert] >> text=huge.bmp has 24 MB, wanted 20 at most")
+    page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
 
 
 def test_every_control_of_the_playground_has_a_label_and_a_tooltip(playground):
@@ -465,9 +488,10 @@ monitor"""
 
 # -- the page without code ------------------------------------------------------------------------
 def test_the_page_without_code_comes_up_and_reacts(browser, tmp_path):
-    pytest.importorskip("voila")
+    from PIL import Image
+    needed("voila")
     with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_CONFIG_PATH": str(ROOT / "app"), "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "voila.log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "voila", str(ROOT / "app" / "playground.ipynb"), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"], stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=tmp_path)
         try:
@@ -480,6 +504,9 @@ def test_the_page_without_code_comes_up_and_reacts(browser, tmp_path):
             box = page.locator(".js-plotly-plot .nsewdrag").first.bounding_box()
             page.mouse.click(box["x"] + box["width"] * 0.9, box["y"] + box["height"] * 0.1)
             page.wait_for_selector("[role=status] >> text=This point is read as")
+            image = Image.new("L", (4000, 4000)); image.paste(255, (1500, 500, 2500, 3500)); image.save(tmp_path / "large.bmp")  # 16 MB
+            upload(page, tmp_path / "large.bmp")
+            page.wait_for_selector("[role=status] >> text=The drawing is read as")
             if shots := os.environ.get("LZN_SHOTS"): page.screenshot(path=Path(shots) / "app.png")
             page.get_by_role("tab", name="Embeddings").click()
             page.wait_for_selector("text=359 test images")

@@ -1,6 +1,9 @@
 """The explorer of embeddings without a browser: what is laid out, who is chosen, and what is said of them."""
 import asyncio
 import base64
+import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from traitlets import TraitError
 from lzn_nb import embedding_plots, embedding_widgets
 from lzn_nb.backbones import make_encoder
 from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
-from lzn_nb.embedding_widgets import EmbeddingExplorer, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
+from lzn_nb.embedding_widgets import EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
 from lzn_nb.latent_views import Trained
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder
@@ -99,7 +102,10 @@ def test_groups_are_chosen_by_class_numbers_and_state(explorer):
     assert explorer.state.chosen == [5, 6, 7, 8, 9] == selected_samples(explorer.figure).tolist()
     assert who.value == -1  # the list does not claim what somebody else has chosen
     who.value = -2
-    assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist()
+    assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist() and numbers.value == (0, 59)  # nor do the numbers
+    numbers.value = (5, 9)
+    lasso(explorer, [1, 2])
+    assert explorer.state.chosen == [1, 2] and numbers.value == (0, 59) and who.value == -1
     explorer.state.chosen = [0, 59, 10_000]
     assert "2 chosen images" in explorer.group.value
     one.value = 7
@@ -181,6 +187,22 @@ def test_umap_is_fitted_apart_once_and_the_last_request_wins(monkeypatch):
     asyncio.run(ask())
 
 
+def test_a_fit_that_is_asked_for_from_a_thread_with_a_loop_of_its_own_is_followed_where_the_widget_was_made(monkeypatch):
+    monkeypatch.setattr(embedding_widgets, "FittedApart", lambda points, method: SimpleNamespace(result=lambda: time.sleep(0.3), stop=lambda: None))
+    told, done = [], []
+
+    async def ask():
+        fitting = InBackground(lambda seconds: told.append(threading.get_ident()), lambda error: done.append((threading.get_ident(), error)))
+        async def elsewhere(): assert fitting.start(("a",), torch.zeros(5, 2), "umap")
+        other = threading.Thread(target=lambda: asyncio.run(elsewhere()))  # its loop ends before the fit does
+        other.start()
+        until = time.time() + 60
+        while not done and time.time() < until: await asyncio.sleep(0.02)
+
+    asyncio.run(ask())
+    assert set(told) == {threading.get_ident()} and done == [(threading.get_ident(), None)]
+
+
 def test_a_split_is_read_in_parts_and_the_last_request_wins():
     async def ask():
         explorer = EmbeddingExplorer(limit=300)
@@ -218,6 +240,7 @@ def test_what_goes_wrong_is_said(monkeypatch):
     explorer.state.method = "umap"
     assert 'role="alert"' in explorer.said.value and "pip install lzn_nb[lab]" in explorer.said.value and torch.equal(points(explorer), before)
     with pytest.raises(TraitError): explorer.state.feature = "backbone"
+    for given, what in (({"alpha": 9.0}, "alpha: got 9.0, wanted a number from 0 to 2"), ({"split": "all"}, "split: got"), ({"chosen": [-1]}, "chosen: got [-1], wanted a list, each an integer ≥ 0")): assert what in str(EmbeddingExplorer(limit=20, **given).refused)
     assert "limit: got 0" in EmbeddingExplorer(limit=0).box.value and "wanted a LatentZoningNetwork" in EmbeddingExplorer("digits").box.value
 
 

@@ -1,12 +1,14 @@
 """The hygiene checks find what they are there to find, and are content with a clean project."""
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import check_notebooks as check
+import drop_views
 import make_readme
 import pytest
 from execnb.nbio import nb2str
@@ -118,6 +120,21 @@ def test_widget_bundle_and_size(project):
     nb = example()
     nb["metadata"]["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": "x" * check.MAX_BYTES}}
     assert "metadata.widgets" in faults(project, nb) and "1.0 MB" in faults(project, nb)
+
+
+def test_views_of_widgets_are_found_and_dropped(project):
+    nb = notebook(md("# Widget"), code("widget", **{drop_views.VIEW.replace("/", "_"): {"model_id": "a1"}, "image_png": DOT, "text_plain": "<W>"}))
+    assert "2: the output asks for a widget that is gone" in faults(project, nb)
+    path = save(project / "nbs/01_new.ipynb", nb)
+    drop_views.main(project / "nbs")
+    kept = json.loads(path.read_text())["cells"][1]["outputs"][0]["data"]
+    assert sorted(kept) == ["image/png", "text/plain"] and not check.notebook_findings(path, project)
+    assert "drop_views.py" in (ROOT / "Makefile").read_text()
+
+
+def test_in_ci_there_is_a_browser():
+    workflow = (ROOT / ".github/workflows/test.yaml").read_text()
+    assert re.search(r"run: .*apt-get install .*chromium", workflow) and workflow.index("chromium\n") < workflow.index("make test")
 
 
 def test_dirty_metadata(project):

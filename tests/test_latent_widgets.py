@@ -3,8 +3,10 @@ import asyncio
 import base64
 import builtins
 import io
+import json
 import re
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -116,8 +118,9 @@ def test_networks_that_do_not_fit_are_named(trained):
 def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained):
     from dataclasses import replace
     unlabelled = replace(trained.data, classes=("faces",))
+    nobodys = replace(trained.data, train=replace(trained.data.train, labels=torch.full_like(trained.data.train.labels, -1)))
     line = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 1, width=8, mults=(1,), blocks=1), UNetDecoder(1, 8, latent_dim=1, width=8, mults=(1,), blocks=1), (1, 8, 8), 1), "label": LabelType(10, 1)})
-    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
+    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
         widget = LatentPlayground(*given)
         assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
 
@@ -222,12 +225,33 @@ def test_a_drawing_is_read_and_wiped(playground):
     assert s.drawing == pytest.approx([1 - p for p in digit]) and pad.pixels == pytest.approx(s.drawing)
     sheet = pad.sheet
     playground.wipe()
-    assert s.drawing == [] and pad.sheet > sheet and not any(pad.pixels) and playground.heard.value == ""
+    assert s.drawing == [] and pad.sheet > sheet and not any(pad.pixels) and playground.heard.value == "" and s.source == "point" and 'role="status"' in playground.said.value and not playground.bars.data[1].visible
     pad.stroke = [sheet, *digit]  # late, and meant for the sheet before
     assert s.drawing == [] and not any(pad.pixels)
     s.drawing = [0.5] * 7
-    assert "drawing: got 7 numbers, wanted 64" in playground.heard.value
+    assert "drawing: got 7 numbers, wanted 64" in playground.heard.value == playground.said.value
+    assert playground.samples.value == playground.near.value == "" and len(playground.bars.data[0].y) == 0 and not playground.bars.data[1].visible  # nothing is left of what was there before
     with pytest.raises(TraitError): s.drawing = [2.0]
+
+
+def test_nobody_is_alarmed_while_a_drawing_is_read():
+    "Neither at the first one, nor where nothing is left of it, whatever is looked at; an empty sheet is no drawing."
+    told = []
+
+    async def ask():
+        playground = LatentPlayground(side=3, samples=1)
+        playground.said.observe(lambda change: told.append(change.new), "value")
+        s, digit = playground.state, a_digit(playground.trained)
+        for change in (lambda: s.set_trait("drawing", digit), playground.wipe, lambda: playground.take("white.png", png(Image.new("L", (9, 9), 255))), lambda: s.set_trait("drawing", digit), lambda: s.set_trait("label", 3), playground.wipe,
+                       lambda: s.set_trait("drawing", [1.0] * 64), playground.turn, lambda: s.set_trait("drawing", digit)):
+            change()
+            while playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.02)
+            yield s.source, playground.samples.value
+
+    async def sources(): return [(source, "drawing&#x27;s zone" in samples) async for source, samples in ask()]
+    found = asyncio.run(sources())
+    assert [source for source, _ in found] == ["drawing", "point", "point", "drawing", "label", "label", "drawing", "point", "drawing"], found
+    assert [drawn for _, drawn in found] == [source == "drawing" for source, _ in found] and told and not any('role="alert"' in said for said in told)
 
 
 def test_files_are_drawn_or_refused(playground):
@@ -253,7 +277,12 @@ def test_the_map_comes_in_parts_and_the_last_request_wins():
         playground.state.half = 1.0
         playground.stop_button.click()
         await asyncio.sleep(0.1)
-        assert not playground.map.busy and len(playground.slice.images) == 0
+        assert not playground.map.busy and len(playground.slice.images) == 0 and "0 of 36 images decoded, then stopped" in playground.mapped.value and "…" not in playground.mapped.value
+        playground.stop_button.click()  # there is nothing left to stop
+        playground.state.half = 1.5
+        while playground.map.busy: await asyncio.sleep(0.01)
+        playground.stop_button.click()
+        assert "36 of 36 images decoded</span>" in playground.mapped.value
 
     asyncio.run(ask())
 
@@ -276,10 +305,26 @@ def test_a_notebook_gets_the_widget_and_a_picture(playground):
 
 
 def test_traits_have_limits_and_sizes_are_checked():
-    for given in ({"alpha": 3.0}, {"label": 10}, {"source": "else"}, {"corners": [1]}, {"half": 0.0}):
-        with pytest.raises(TraitError): LatentPlayground(side=2, samples=1, **given)
-    for given, what in (({"side": 0}, "side: got 0"), ({"samples": 51}, "samples: got 51")):
-        assert what in LatentPlayground(**given).box.value
+    for given, what in (({"side": 0}, "side: got 0"), ({"samples": 51}, "samples: got 51"), ({"alpha": 3.0}, "alpha: got 3.0, wanted a number from 0 to 2"), ({"label": 10}, "label: got 10, wanted an integer from 0 to 9"), ({"source": "else"}, "source: got 'else', wanted one of ['point', 'label', 'drawing']"),
+                        ({"corners": [1]}, "corners: got [1], wanted a list of 3, each an integer from 0 to 9"), ({"half": 0.0}, "half: got 0.0, wanted a number from 0.5 to 10"), ({"source": "drawing"}, "drawing: there is none yet"), ({"drawing": [0.5, 0.2]}, "drawing: got 2 numbers, wanted 64")):
+        widget = LatentPlayground(**{"side": 2, "samples": 1} | given)
+        assert widget.box.value == sentence(widget.refused) and what in str(widget.refused)
+    assert LatentPlayground(side=2, samples=1, source="label", u=1.0).state.source == "label"
+
+
+def test_files_may_be_as_large_as_the_commands_of_the_project_let_through(playground):
+    "A larger message breaks the connection without a word, so what the widget itself refuses must come through, and the tooltip says what comes through elsewhere."
+    root = Path(__file__).resolve().parent.parent
+    for file, server in (("jupyter_server_config", "ServerApp"), ("voila", "Voila")): assert json.loads((root / "app" / f"{file}.json").read_text())[server]["tornado_settings"]["websocket_max_message_size"] > 2 * 20_000_000
+    assert re.search(r"\$\(SETTINGS\) \$\(BIN\)/jupyter lab", makefile := (root / "Makefile").read_text()) and re.search(r"\$\(SETTINGS\) \\\n.*/voila", makefile)
+    assert "up to 20 MB" in playground.upload.tooltip and "7 MB" in playground.upload.tooltip
+
+
+def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("LZN_APP_NETWORK", str(tmp_path / "none.safetensors"))
+    cell = json.loads((Path(__file__).resolve().parent.parent / "app" / "playground.ipynb").read_text())["cells"][1]
+    exec("".join(cell["source"]), names := {})
+    assert "none.safetensors cannot be read (No such file or directory), wanted a file that `lzn_nb.saved.save(network, path)` has written" in names["shown"].value and "Errno" not in names["shown"].value
 
 
 def test_captions_are_escaped_and_the_pad_needs_its_package(monkeypatch):

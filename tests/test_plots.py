@@ -108,6 +108,16 @@ def test_gaussian_check_draws_quantiles_against_quantiles():
     assert np.dot(heights, widths) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("z, words", [(torch.zeros(0, 2), r"z: got shape \[0, 2\], wanted"), (torch.tensor([[math.nan, 1.0]]), "with numbers that are not finite"), (torch.tensor([[math.inf, 1.0]]), "with numbers that are not finite")])
+def test_there_is_nothing_to_check_in_no_latents(z, words):
+    with pytest.raises(ValueError, match=words): gaussian_check(z)
+
+
+@pytest.mark.parametrize("keys", [[], "loss"])
+def test_no_curves_are_no_picture(keys):
+    with pytest.raises(ValueError, match=rf"keys: got .*, wanted a list of figures, such as \['loss'\]"): training_curves([{"step": 1, "loss": 2.0}], keys)
+
+
 def test_densities_are_those_of_a_known_sample():
     state = normal_check(torch.tensor([[-3.5, -3.5, 0.5], [0.5, 0.5, 9.0]]), bins=8)  # the last is outside
     assert torch.allclose(state.density, torch.tensor([0.4, 0, 0, 0, 0.6, 0, 0, 0]).double()) and state.edges.tolist() == list(range(-4, 5))
@@ -161,7 +171,7 @@ def test_odd_names_are_drawn_as_they_are():
 
 
 @pytest.mark.parametrize("labels, words", [(torch.zeros(3), "labels: got shape"), (torch.tensor([0, 1, 2, 3]), "labels: got values from 0 to 3"),
-                                           (torch.tensor([0, 1, -1, 1]), "labels: got values from -1")])
+                                           (torch.tensor([0, 1, -1, 1]), "labels: got values from -1"), (None, r"labels: got NoneType, wanted a tensor \[4\]")])
 def test_map_refuses_labels(labels, words):
     with pytest.raises(ValueError, match=words): embedding_map(torch.randn(4, 2), labels, "abc")
 

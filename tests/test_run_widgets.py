@@ -2,6 +2,10 @@
 import asyncio
 import io
 import json
+import os
+import re
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,6 +15,7 @@ from PIL import Image
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
 from lzn_nb.run_widgets import TrainingMonitor, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
 
@@ -93,7 +98,73 @@ def test_a_log_that_begins_anew_is_no_trouble(tmp_path):
 
 
 def test_seconds_out_of_range(tmp_path):
-    assert "seconds: got 0, wanted more than 0" in TrainingMonitor(tmp_path, seconds=0).box.value
+    assert "seconds: got 0, wanted a number above 0" in TrainingMonitor(tmp_path, seconds=0).box.value
+
+
+@pytest.mark.parametrize("given, what", [((None,), "out: got 'None', wanted the folder of a run"), ((__file__,), "wanted the folder of a run"), (("x", None, "loss"), "positional"),
+                                         ({"keys": "loss"}, "keys: got 'loss', wanted a list of names"), ({"keys": [1]}, r"keys: got \[1\], wanted a list, each text"), ({"seconds": "x"}, "seconds: got 'x', wanted a number above 0")])
+def test_what_no_monitor_can_be_made_of_is_said_in_its_place(tmp_path, given, what):
+    monitor = TrainingMonitor(tmp_path, **given) if isinstance(given, dict) else TrainingMonitor(*given)
+    assert monitor.box.value == sentence(monitor.refused) and re.search(what, str(monitor.refused))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3, 2)])
+def test_labels_of_another_shape_are_said_and_watched_on(tmp_path, shape):
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    save_checkpoint(tmp_path, 7, {"step": 7, "average": {"types.label.matrix": torch.zeros(shape)}})
+    with pytest.raises(ValueError, match=r"checkpoint: got labels of shape .* in .*00000007.safetensors, wanted \[n,q\]"): zones_in(tmp_path)
+    monitor = TrainingMonitor(tmp_path)
+    assert 'role="alert"' in monitor.said.value and "update 7" in monitor.said.value and monitor.refresh() and list(monitor.figure.data[0].y) == [2.0]
+
+
+def test_what_is_damaged_does_not_keep_a_run_alive(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    (tmp_path / "checkpoints").mkdir(); (tmp_path / "checkpoints" / "00000011.safetensors").write_bytes(b"nothing")
+    monitor = TrainingMonitor(tmp_path, process)
+    assert not monitor.refresh() and monitor.stop_button.disabled and "is damaged" in monitor.said.value and "ended, without a word" in monitor.said.value
+    log(tmp_path, {"step": 11, "final": True})
+    monitor = TrainingMonitor(tmp_path)
+    assert not monitor.refresh() and "is damaged" in monitor.said.value and "finished" in monitor.said.value
+    (tmp_path / "metrics.jsonl").write_text("nothing\n")
+    assert not TrainingMonitor(tmp_path, process).refresh() and TrainingMonitor(tmp_path).refresh()
+
+
+def test_a_silent_run_may_have_been_stopped(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    monitor = TrainingMonitor(tmp_path)
+    assert "running" in monitor.said.value
+    os.utime(tmp_path / "metrics.jsonl", (then := time.time() - 7200,) * 2)
+    assert monitor.refresh() and f"nothing new since {time.strftime('%Y-%m-%d %H:%M', time.localtime(then))}, it may have been stopped" in monitor.said.value and "running" not in monitor.said.value
+    save_checkpoint(tmp_path, 6, {"step": 6})
+    assert monitor.refresh() and "running" in monitor.said.value
+
+
+def test_curves_that_there_are_none_of_are_said(tmp_path):
+    monitor = TrainingMonitor(tmp_path, keys=["valid_score"])
+    assert "no curve" not in monitor.said.value  # nor any other
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    monitor.refresh()
+    assert "no curve &#x27;valid_score&#x27; so far, wanted some of [&#x27;loss&#x27;]" in monitor.said.value
+    log(tmp_path, {"step": 10, "loss": 1.0, "valid_score": 0.3})
+    monitor.refresh()
+    assert "no curve" not in monitor.said.value
+
+
+def test_a_monitor_that_is_shown_twice_watches_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda *_: None)
+
+    async def show():
+        monitor = TrainingMonitor(tmp_path, seconds=0.05)
+        for _ in range(3): monitor._ipython_display_(); await asyncio.sleep(0.1)
+        assert len(asyncio.all_tasks()) == 2  # this one, and the one that watches
+        log(tmp_path, {"step": 5, "final": True})
+        await asyncio.wait_for(monitor.watching, 60)
+        monitor._ipython_display_()
+        await asyncio.wait_for(monitor.watching, 60)
+
+    asyncio.run(show())
 
 
 def test_a_run_is_started_watched_and_stopped(tmp_path):

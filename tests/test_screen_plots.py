@@ -41,6 +41,7 @@ def test_panels_stand_above_each_other_where_asked_for():
 def test_one_run_needs_no_legend_and_unknown_figures_are_refused():
     assert not plotly_training_curves(lines(5, 0.5), ["x"]).layout.showlegend
     with pytest.raises(ValueError, match="keys: got 'final', wanted one of"): plotly_training_curves(lines(5, 0.5), ["final"])
+    with pytest.raises(ValueError, match="keys: got .., wanted a list of figures"): plotly_training_curves(lines(5, 0.5), [])
 
 
 @pytest.mark.parametrize("channels, titles, rows", [(1, True, True), (3, False, False)])

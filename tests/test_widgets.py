@@ -241,7 +241,11 @@ def test_it_plays_there_and_back_until_it_is_stopped():
 
 
 @pytest.mark.parametrize("call, what", [(lambda: FlowExplorer(torch.ones(3, 4)), r"anchors: got shape \[3, 4\], wanted \[n,2\]"), (lambda: FlowExplorer(SQUARE, samples=0), "samples: got 0"), (lambda: FlowExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"),
-                                        (lambda: ZoneExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"), (lambda: ZoneExplorer(SQUARE, torch.zeros(4)), "weights"), (lambda: ZoneExplorer(SQUARE, torch.ones(3)), "weights"), (lambda: ZoneExplorer(torch.randn(51, 2)), "anchors: got 51")])
+                                        (lambda: ZoneExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"), (lambda: ZoneExplorer(SQUARE, torch.zeros(4)), "weights"), (lambda: ZoneExplorer(SQUARE, torch.ones(3)), "weights"), (lambda: ZoneExplorer(torch.randn(51, 2)), "anchors: got 51"),
+                                        (lambda: ZoneExplorer(SQUARE, [1, 1, 1, 10.0]), "weights: got 10, wanted 0 to 5"), (lambda: ZoneExplorer(SQUARE, "abc"), "weights: got 'abc', wanted real numbers"), (lambda: ZoneExplorer([[1, 2], [3]]), r"anchors: got \[\[1, 2\], \[3\]\], wanted real numbers"), (lambda: ZoneExplorer(SQUARE * 1j), "anchors: got torch.complex64"),
+                                        *[(lambda kind=kind, half=half: kind(SQUARE, half=half), f"half: got {half!r}, wanted a number above 0") for kind in (ZoneExplorer, FlowExplorer) for half in (-1.0, 0, float("nan"), "x")],
+                                        (lambda: ZoneExplorer(SQUARE, alpha=9.0), "alpha: got 9.0, wanted a number from 0 to 2"), (lambda: ZoneExplorer(SQUARE, solver="rk4"), r"solver: got 'rk4', wanted one of \['adams', 'euler'\]"), (lambda: ZoneExplorer(SQUARE, alhpa=1.0), "alhpa: got an option that there is none of, wanted some of .*'alpha'"),
+                                        (lambda: FlowExplorer(SQUARE, frame=41), "frame: got 41, wanted an integer from 0 to 40"), (lambda: FlowExplorer(SQUARE, seed="x"), "seed: got 'x'"), (lambda: FlowExplorer(SQUARE, 4, 3.5, 0, "more"), "positional arguments")])
 def test_anchors_that_make_no_zones_are_named(call, what): assert re.search(what, str(said(call())))
 
 
@@ -311,3 +315,20 @@ def test_requests_from_a_thread_with_a_loop_of_its_own_are_served_where_the_widg
     asyncio.run(ask())
     assert {thread for thread, _ in served} == {threading.get_ident()} == set(done)
     assert [k for _, k in served][-20:] == list(range(20))
+
+
+def test_what_somebody_plays_from_a_thread_with_a_loop_of_its_own_goes_on_where_the_widget_was_made():
+    moved = []
+
+    async def ask():
+        flow = FlowExplorer(SQUARE, samples=4)
+        flow.state.observe(lambda _: moved.append(threading.get_ident()), "frame")
+        async def elsewhere(): flow.state.playing = True
+        other = threading.Thread(target=lambda: asyncio.run(elsewhere()))  # its loop ends with the request
+        other.start()
+        until = time.time() + 60
+        while (other.is_alive() or len(moved) < 3) and time.time() < until: await asyncio.sleep(0.02)
+        flow.state.playing = False
+
+    asyncio.run(ask())
+    assert len(moved) >= 3 and set(moved) == {threading.get_ident()}

@@ -163,6 +163,7 @@ def test_lines_of_what_does_not_arrive_are_dashed():
     (lambda z: zone_map(z, side=0), "side: got 0"), (lambda z: zone_map(z, half=0), "half: got 0"), (lambda z: zone_map(z, time=1.5), "time: got 1.5"), (lambda z: zone_map(z, latents=normal(3, 4)), "z: got"),
     (lambda z: zone_map(LatentZones(normal(4, 1))), "points: got 1 dimension"), (lambda z: paths_forward(z, normal(0, 2)), "z: got no latents"), (lambda z: paths_forward(z, normal(3, 2), frames=1), "frames: got 1, wanted at least 2"),
     (lambda z: plane_of(normal(5, 3), through=torch.zeros(2)), r"through: got shape \[2\], wanted \[3\]"), (lambda z: plane_of(normal(5, 2) / 0), "points: got numbers"), (lambda z: paths_back(z, [], normal(0, 2)), "index: got no anchors"),
+    (lambda z: paths_back(z, [0, 99], normal(2, 2)), "index: got values from 0 to 99"), (lambda z: paths_back(z, [0, 1], normal(3, 2)), r"noise: got torch.float32 of shape \[3, 2\] on cpu, wanted a floating tensor \[2,2\]"), (lambda z: paths_back(z, [0.5], normal(1, 2)), "index: got torch.float32"),
     (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got")])
 def test_wrong_requests_are_named(zones, call, what):
     with pytest.raises(ValueError, match=what): call(zones)

@@ -22,6 +22,7 @@ from configparser import ConfigParser
 from pathlib import Path
 from typing import NamedTuple
 
+import drop_views  # beside this file
 from execnb.nbio import nb2str
 from nbdev.clean import clean_nb
 from nbdev.process import first_code_ln
@@ -197,6 +198,13 @@ def path_findings(nb, root=None):
             yield i, f"the output shows a path of this machine ({min(found)}); print it relative, run again"
 
 
+def view_findings(nb):
+    "Outputs that ask for a widget whose process has ended."
+    for i, cell in enumerate(nb["cells"], 1):
+        if any(drop_views.VIEW in out.get("data", {}) for out in cell.get("outputs", [])):
+            yield i, "the output asks for a widget that is gone, which hides the picture beside it; run `make export`"
+
+
 def clean_findings(text, cfg):
     "What nbdev_clean would change."
     before, after = json.loads(text), json.loads(text)
@@ -220,7 +228,7 @@ def notebook_findings(path, root=ROOT):
     name = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
     try:
         nb = json.loads(text)
-        found = [*directive_findings(nb, cfg["tst_flags"].split()), *shape_findings(nb), *path_findings(nb, root),
+        found = [*directive_findings(nb, cfg["tst_flags"].split()), *shape_findings(nb), *path_findings(nb, root), *view_findings(nb),
                  *clean_findings(text, cfg)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = [(None, f"cannot be read as a notebook ({error!r}); open and save it in JupyterLab")]
