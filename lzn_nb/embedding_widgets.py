@@ -108,7 +108,7 @@ def draw_chosen(state: Embedding, chosen: Tensor, by: str = "class", shown: int 
     left.scatter(*state.points[chosen].T.numpy(), s=110, facecolors="none", edgecolors="k", linewidths=0.8)
     right.set_axis_off()
     if len(chosen): right.imshow(mosaic(state.images[chosen[:shown]], 8).numpy(), cmap="grey", vmin=0, vmax=1)
-    right.set_title(f"{len(chosen)} images" + (f", the first {shown}" if len(chosen) > shown else ""))
+    right.set_title(f"{len(chosen)} image{'s' * (len(chosen) != 1)}" + (f", the first {shown}" if len(chosen) > shown else ""))
     return figure
 
 # %% ../nbs/10c_embedding_widgets.ipynb #7f3186f4
