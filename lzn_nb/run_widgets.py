@@ -22,7 +22,7 @@ from .flow import check_between
 from .plots import curve_names
 from .runs import read_metrics
 from .screen_plots import plotly_training_curves
-from .widgets import FAULTS, Refusing, ipywidgets, labelled, refusing, sentence, state_with, up_to_date
+from .widgets import FAULTS, Latest, Refusing, ipywidgets, labelled, refusing, sentence, state_with, up_to_date
 from .zone_plots import ZoneMap, graph_objects, map_image, plotly_zones, zone_map
 from .zones import LatentZones
 
@@ -203,7 +203,8 @@ class TrainingMonitor(Refusing, RunView):
         self.stop_button = w.Button(description="Stop", disabled=process is None, tooltip="end at a checkpoint, to be resumed later" if process else "this run was not started here")
         self.stop_button.on_click(lambda _: self.stop())
         self.offer, self.choice = tie_curves(self.state, choice := labelled(w.SelectMultiple, "curves", "which figures have a panel; none: the first four", rows=5)), choice
-        self.state.observe(lambda _: self.refresh(anew=True), "keys")
+        self.look = Latest(lambda: self.refresh(anew=True))
+        self.state.observe(self.look, "keys")
         self.box = w.HBox([w.VBox([self.drawn, self.choice, w.HBox([self.stop_button, self.said])], layout={"max_width": "515px"}), w.VBox([self.mapped, self.samples])])
         self.refresh()
 
@@ -217,4 +218,4 @@ class TrainingMonitor(Refusing, RunView):
         if self.process is None: raise ValueError("process: got none, wanted that of start_run: this run was not started here")
         self.process.terminate()
         self.stop_button.disabled = self.state.stopping = True
-        self.refresh()
+        self.look()

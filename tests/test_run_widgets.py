@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -165,6 +166,23 @@ def test_a_monitor_that_is_shown_twice_watches_once(tmp_path, monkeypatch):
         await asyncio.wait_for(monitor.watching, 60)
 
     asyncio.run(show())
+
+
+def test_curves_that_are_chosen_in_a_thread_with_a_loop_of_its_own_are_drawn_where_the_monitor_was_made(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0, "flow": 1.0})
+    drawn = []
+
+    async def ask():
+        monitor = TrainingMonitor(tmp_path)
+        draw, monitor.show_curves = monitor.show_curves, lambda lines: (drawn.append(threading.get_ident()), draw(lines))
+        async def elsewhere(): monitor.choice.value = ("flow",)
+        other = threading.Thread(target=lambda: asyncio.run(elsewhere()))
+        other.start()
+        until = time.time() + 60
+        while (other.is_alive() or not drawn) and time.time() < until: await asyncio.sleep(0.02)
+        return monitor.names
+
+    assert asyncio.run(ask()) == ["flow"] and set(drawn) == {threading.get_ident()}
 
 
 def test_a_run_is_started_watched_and_stopped(tmp_path):
