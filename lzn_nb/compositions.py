@@ -25,10 +25,10 @@ def entropy(shares: Tensor) -> Tensor:
 def inside(zones: LatentZones, z: Tensor) -> tuple[Tensor, Tensor]:
     """In whose zone each latent `z` `[m,q]` lies `[m]`, and where in it: the noise `[m,q]` from which `zones.encode` makes it again.
 
-    `ValueError` for zones whose flow stops before it is decided (a fixed window), or by Euler's method.
+    `ValueError` for zones whose flow stops before it is decided (a fixed window or sharpness), or by Euler's method.
     """
     way = zones.flow(z, keep_path=True)
-    if not way.sure: raise ValueError("zones: got some whose flow does not reach its end, wanted solver='adams' without a window")
+    if not way.sure: raise ValueError("zones: got some whose flow does not reach its end, wanted solver='adams' without window and sharpness")
     t = way.path.times[-1]
     return way.index, (way.path.positions[-1] - t * zones.anchors[way.index]) / (1 - t)
 

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -476,7 +476,7 @@ class Euler:
         return plan_course(time_nodes(0.0, self.steps)[:-1].tolist())
 
 # %% ../nbs/00_flow.ipynb #914aada4
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Window:
     "Evaluations over the window in which zones compete, λ ≤ reach / (distance of the nearest other anchor)."
     steps: int = 10
@@ -484,7 +484,7 @@ class Window:
     reach: float = 8.0
     window: float | None = None  # a fixed λ_max instead of the one from the distances
     unit: float | None = None    # a fixed length that counts as 1 for the nodes, instead of a tenth of the spread
-    sharpness: float | None = field(default=None, repr=False)  # λ_max times the spread: how sharply zones are told apart at the end, at any scale
+    sharpness: float | None = None  # forwards, λ_max times the spread: how sharply zones are told apart at the end, at any scale
     certain = property(lambda self: self.window is None and self.sharpness is None)  # whether it goes on until zones are told apart
 
     def __post_init__(self):
@@ -492,17 +492,22 @@ class Window:
         check_count("order", self.order, 3)
         check_between("reach", self.reach, 0)
         for name in ("window", "unit", "sharpness"):
-            if getattr(self, name) is not None: check_between(name, getattr(self, name), 0)
+            if getattr(self, name) is not None: check_between(name, getattr(self, name), 0, 1e6 if name == "sharpness" else math.inf)
+        if self.window is not None and self.sharpness is not None: raise ValueError(f"sharpness: got {self.sharpness!r} beside window={self.window!r}, wanted one of the two: each says where the way ends")
 
-    def nodes(self, nearest: Tensor, spread: float | Tensor) -> Tensor:
+    def __repr__(self) -> str:
+        shown = [f"{name}={value!r}" for name, value in vars(self).items() if name != "sharpness" or value is not None]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def nodes(self, nearest: Tensor, spread: float | Tensor, sharpness: float | None = None) -> Tensor:
         "λ from 0 to the end of the window, `[r+1,…]`, even in time once the spread counts as 10; where nobody competes any window will do."
         if self.window is not None: gap = torch.full_like(nearest, 1 / self.window)
-        elif self.sharpness is not None: gap = torch.where((wide := torch.as_tensor(spread, dtype=nearest.dtype)) > 0, wide / self.sharpness, 1.0).expand(nearest.shape)
+        elif sharpness is not None: gap = torch.where((wide := torch.as_tensor(spread, dtype=nearest.dtype)) > 0, wide / sharpness, 1.0).expand(nearest.shape)
         else: gap = torch.where(nearest.isinf(), 1.0, nearest / self.reach)
         return time_nodes(gap, self.steps, spread / 10 if self.unit is None else self.unit)
 
 # %% ../nbs/00_flow.ipynb #bb6869a7
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adams(Window):
     "Adams steps in λ, of order 1 to 3, over the window in which zones compete; ends whose slope is known are used."
     knows_start = True  # the forward flow begins with the known slope and curvature at λ = 0
@@ -516,7 +521,7 @@ class Adams(Window):
     def forward_course(self, nearest: float | Tensor, spread: float | Tensor) -> Course:
         "From λ = 0, where slope and curvature are known, to the end of the closest pair's window (`nearest`, one number), where the zone is read off."
         nearest = in_float64(nearest) if isinstance(nearest, Tensor) else torch.tensor(nearest, dtype=torch.float64)
-        nodes = self.nodes(nearest, spread)[1:]
+        nodes = self.nodes(nearest, spread, self.sharpness)[1:]
         return plan_ahead(nodes, self.order, before=[0 * nodes[0], -nodes[0]], growth=1.5)
 
 # %% ../nbs/00_flow.ipynb #b51536bb

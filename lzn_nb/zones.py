@@ -131,6 +131,12 @@ class Sizes(AnchorSet):
         "Root mean square distance between two anchors that are drawn with their weights."
         return (2 * self.variance).sqrt()
 
+    @property
+    def width(self) -> Tensor:
+        "The spread, or 0 where it is no more than what rounding makes of equal anchors."
+        coarse = 4 * torch.finfo(self.anchors.dtype).eps * self.anchors.detach().norm(dim=1).max()
+        return torch.where(self.spread > coarse, self.spread, 0.0)
+
 # %% ../nbs/01_zones.ipynb #97652c17
 class Scales(Sizes):
     "How close the anchors are to each other, too."
@@ -469,7 +475,8 @@ def assigned_blocks(zones: Scales, z: Tensor, progress: bool) -> Iterator[tuple[
 def course_of_flow(zones: Scales) -> Course:
     "Where the forward flow of all latents is evaluated."
     asks = zones.solver.knows_start and zones.solver.certain  # else nobody needs to know who is closest
-    return zones.solver.forward_course(zones.distances.min() if asks else 0.0, zones.spread)
+    plain = not zones.solver.knows_start or zones.solver.sharpness is None
+    return zones.solver.forward_course(zones.distances.min() if asks else 0.0, zones.spread if plain else zones.width)
 
 # %% ../nbs/01_zones.ipynb #29a870c0
 def samples_of(zones: Scales, index: Tensor | Sequence | None, points: Tensor | None) -> Members:
@@ -501,14 +508,14 @@ class LatentZones(Encoding):
     """Disjoint zones of N(0, I), one for each anchor, by flow matching [§2.2.1].
 
     `anchors` `[n,q]` floating, half precision becomes float32; `weights` `[n]` ≥ 0 (None: uniform); `solver` "adams" (options
-    `order`, `reach`, `window`, `unit`) or "euler" (option `gap`), with `steps` evaluations; `block` samples at a time (None: the
+    `order`, `reach`, `window`, `unit`, `sharpness`) or "euler" (option `gap`), with `steps` evaluations; `block` samples at a time (None: the
     device's). Differentiable in `anchors`, `weights`, `noise`, `points`, `z`, windows and nodes held fixed. `ValueError` for bad input, `MemoryError` for too much.
     `checked=False`: nothing waits for a GPU; numbers and room go unchecked, NaN gives NaN, and close neighbours keep the anchors' precision."""
     def at_sharpness(self, sharpness: float) -> "LatentZones":
-        "The same zones, whose latents are followed only to λ = `sharpness` / spread of the anchors; `ValueError` by Euler's method, or for a sharpness that is no number above 0."
+        "The same zones, forwards followed only to λ = `sharpness` / spread of the anchors (held fixed in gradients); `ValueError` by Euler's method, and for a sharpness that is not between 0 and 1e6."
         if not self.solver.knows_start: raise ValueError(f"sharpness: got {sharpness!r} with {self.solver}, wanted solver='adams'")
         other = copy(self)
-        other.solver = replace(self.solver, sharpness=sharpness)
+        other.solver = replace(self.solver, sharpness=sharpness, window=None)
         return other
 
     def flow(self, z: Tensor, target: Tensor | Sequence | None = None, *, keep_path: bool = False) -> FlowResult:

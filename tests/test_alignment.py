@@ -148,12 +148,15 @@ def test_at_a_fixed_sharpness_a_latent_that_arrives_still_wants_to_be_further_fr
 
 
 def test_zones_of_one_anchor_or_equal_ones_have_a_sharpness_too():
-    for anchors in (randn(1, 3), randn(1, 3).expand(4, 3)):
-        loss = alignment_loss(randn(5, 3), LatentZones(anchors), torch.zeros(5, dtype=torch.long), sharpness=2.0)
-        assert torch.isclose(loss, torch.tensor(float(np.log(len(anchors))), dtype=torch.float64))
+    for n, seed, dtype, size in [(1, 0, torch.float64, 1), *((n, seed, dtype, size) for n in (2, 7, 10) for seed in range(5) for dtype in DTYPES for size in (1, 3000))]:
+        anchors = (size * randn(1, 3, seed=seed)).expand(n, 3).clone().to(dtype).requires_grad_()
+        z = randn(5, 3, seed=1).to(dtype).requires_grad_()
+        loss = alignment_loss(z, LatentZones(anchors), torch.zeros(5, dtype=torch.long), sharpness=2.0)
+        assert torch.isclose(loss.detach().double(), torch.tensor(np.log(n)), atol=1e-4)
+        for gradient in torch.autograd.grad(loss, (z, anchors)): assert gradient.isfinite().all() and gradient.norm() < 10 * size
 
 
-@pytest.mark.parametrize("value", [0, -1.0, float("inf"), "2"])
+@pytest.mark.parametrize("value", [0, -1.0, float("inf"), "2", 1e30])
 def test_a_sharpness_is_a_number_above_zero(value):
     with pytest.raises(ValueError, match="sharpness: got"): LatentZones(randn(3, 2), sharpness=value)
     with pytest.raises(ValueError, match="sharpness: got"): LatentZones(randn(3, 2)).at_sharpness(value)
@@ -166,6 +169,11 @@ def test_sharpness_is_for_zones_by_adams_and_leaves_the_zones_as_they_are():
     assert not early.flow(z).sure and zones.flow(z).sure
     way = early.flow(z, torch.zeros(20, dtype=torch.long), keep_path=True)
     assert torch.isclose(way.path.times[-1] / (1 - way.path.times[-1]) * zones.spread, torch.tensor(2.0, dtype=torch.float64))
+    assert torch.equal(early.encode(noise=torch.ones(4, 2, dtype=torch.float64)), zones.encode(noise=torch.ones(4, 2, dtype=torch.float64)))  # only the way forwards ends early
+    assert "sharpness=2.0" in repr(early) and "sharpness" not in repr(zones)
+    other = LatentZones(randn(4, 2), torch.arange(1.0, 5), window=3.0).at_sharpness(2.0)
+    assert torch.equal(other.flow(z, torch.zeros(20, dtype=torch.long)).log_prob, early.flow(z, torch.zeros(20, dtype=torch.long)).log_prob)
+    with pytest.raises(ValueError, match="sharpness: got 2.0 beside window"): LatentZones(randn(4, 2), window=3.0, sharpness=2.0)
     with pytest.raises(ValueError, match="sharpness: got 2.0 with Euler"): LatentZones(randn(4, 2), solver="euler").at_sharpness(2.0)
 
 
