@@ -248,7 +248,7 @@ class LatentZoningNetwork(WayOut):
 
     def classify(self, x: Tensor, *, alpha: float = 0.0, among: Tensor | LatentZones | None = None, generator: torch.Generator | None = None,
                  progress: bool = False) -> Tensor:
-        "Labels `[n]` of images `[n,c,h,w]`: the class zone in which each image's zone (α = 0: its centre) lies [§5]."
+        "Labels `[n]` of images `[n,c,h,w]`: the class zone in which each image's zone (α = 0: its centre) lies [§5]. Few images, or images of one class, need others (`among`) to be told apart from."
         return self.translate(x, "image", "label", alpha=alpha, among=among, generator=generator, progress=progress)
 
     def generate(self, name: str, n: int | None = None, *, label=None, generator: torch.Generator | None = None, **options):

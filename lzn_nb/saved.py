@@ -67,6 +67,7 @@ def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None =
     """
     if not isinstance(network, LatentZoningNetwork): raise ValueError(f"network: got {type(network).__name__}, wanted a LatentZoningNetwork")
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point): raise ValueError(f"dtype: got {dtype}, wanted a floating one")
+    if not isinstance(notes or {}, dict): raise ValueError(f"notes: got {type(notes).__name__}, wanted a dict of what JSON can hold")
     weights = {name: x.to(dtype or x.dtype) if x.is_floating_point() else x for name, x in network.state_dict().items() if name.startswith("types.")}
     for name, x in weights.items():
         if x.is_floating_point() and not x.isfinite().all(): raise ValueError(f"{name}: holds numbers that are not finite{f' in {dtype}' if dtype else ''}, wanted finite ones")

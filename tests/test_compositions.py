@@ -63,7 +63,7 @@ def test_all_of_an_arc_is_normal():
     torch.testing.assert_close(way[0], a)
     torch.testing.assert_close(way[-1], b, atol=1e-6, rtol=1e-6)
     assert (way.var((1, 2)) - 1).abs().max() < 0.03
-    for bad, words in (((a, b[:5], 3), "b: got shape"), ((a, b, 1), "points: got 1"), ((a[0], b[0], 3), "b: got shape")):
+    for bad, words in (((a, b[:5], 3), "b: got shape"), ((a, b, 1), "points: got 1"), ((a[0], b[0], 3), "a: got shape")):
         with pytest.raises(ValueError, match=words): arc(*bad)
 
 
@@ -91,3 +91,13 @@ def test_shares_among_ready_zones_are_those_of_draw_after_draw():
     shares, generator = label_shares(network, images, draws=6, among=company, generator=seeded(3)), seeded(3)
     each = [network.decode("label", network.latents("image", images, among=company, generator=generator)) for _ in range(6)]
     assert torch.allclose(shares, sum(torch.nn.functional.one_hot(label, 10) for label in each) / 6)
+
+
+@pytest.mark.parametrize("asked, words", [
+    (lambda zones, z: entropy(None), "shares: got NoneType"), (lambda zones, z: entropy(torch.ones(3)), r"shares: got shape \[3\]"), (lambda zones, z: arc(None, z), "a: got NoneType"),
+    (lambda zones, z: arc(z.long(), z), "a: got .* of torch.int64"), (lambda zones, z: arc(z, z / 0), "b: .* NaN or infinity"), (lambda zones, z: inside(None, z), "zones: got NoneType"),
+    (lambda zones, z: moved(zones, z, None), "to: got NoneType"), (lambda zones, z: moved(zones, z, torch.zeros(9).long()), r"to: got shape \[9\]"), (lambda zones, z: moved(zones, z, torch.full((5,), 12)), "to: got .* from 12 to 12, wanted integers"),
+    (lambda zones, z: inside(zones.at_sharpness(2.0), z), "wanted solver='adams' without window and sharpness")])
+def test_what_is_wrong_is_named(asked, words):
+    g = torch.Generator().manual_seed(0)
+    with pytest.raises(ValueError, match=words): asked(LatentZones(torch.randn(4, 3, generator=g)), torch.randn(5, 3, generator=g))

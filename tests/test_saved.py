@@ -244,7 +244,7 @@ def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted a floating one"),
-                                        (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
+                                        (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"), (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
 def test_wrong_arguments_are_named_and_leave_no_file(call, what, tmp_path):
     with pytest.raises(ValueError, match=what): call(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
