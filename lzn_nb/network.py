@@ -106,7 +106,8 @@ class ImageInput(DataType):
 
     def check(self, x) -> Tensor:
         "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or (not in training) NaN."
-        x = torch.as_tensor(x)
+        try: x = torch.as_tensor(x)
+        except (TypeError, ValueError, RuntimeError): raise ValueError(f"image: got {type(x).__name__}, wanted a tensor [b,{','.join(map(str, self.shape))}] in [-1, 1]") from None
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
             wanted = ",".join(map(str, self.shape))
             raise ValueError(f"image: got {x.dtype} of shape {list(x.shape)}, wanted floating [b,{wanted}] in [-1, 1]")
@@ -224,7 +225,8 @@ class WayOut(WayIn):
     @reading
     def decode(self, name: str, z: Tensor, *, known: dict | None = None, generator: torch.Generator | None = None, **options):
         "Samples of a type for latents `z` `[n,q]`; what its decoder is told besides is taken from `known` or read off `z`."
-        if z.ndim != 2 or z.shape[1] != self.latent_dim: raise ValueError(f"z: got shape {list(z.shape)}, wanted [n,{self.latent_dim}]")
+        if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
+            raise ValueError(f"z: got {f'shape {list(z.shape)}' if isinstance(z, Tensor) else type(z).__name__}, wanted a tensor [n,{self.latent_dim}]")
         return self[name].decode(z, generator, **self.told(name, z, known), **options)
 
     def told(self, name: str, z: Tensor, known: dict | None = None) -> dict:

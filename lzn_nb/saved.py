@@ -78,6 +78,8 @@ def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None =
 # %% ../nbs/06e_saved.ipynb #b14b5bf6
 def load(path: str | Path, device: torch.device | str = "cpu") -> LatentZoningNetwork:
     "The network in the file `path`, ready for use; its `notes` are those that it was saved with. `ValueError` for a file that is damaged, of another kind or version, or needs what is not known here; `OSError` if it cannot be read."
+    try: torch.device(device)
+    except (RuntimeError, TypeError): raise ValueError(f"device: got {device!r}, wanted one such as 'cpu' or 'cuda'") from None
     try: state = read_state(path, "network", device)
     except OSError as error: raise type(error)(f"network: {path} cannot be read ({error.strerror}), wanted a file that `lzn_nb.saved.save(network, path)` has written") from error
     try:

@@ -35,6 +35,7 @@ def test_it_draws_and_names_as_well_as_its_notes_say(network):
 
 
 def test_another_name_is_refused():
+    with pytest.raises(ValueError, match="device: got 'foo', wanted one such as"): load_pretrained("digits-joint", device="foo")
     with pytest.raises(ValueError, match="name: got 'cats', wanted one of \\['digits-joint'\\]"): load_pretrained("cats")
     with pytest.raises(AttributeError, match="'lzn_nb' has no attribute 'load_trained'"): lzn_nb.load_trained
 
