@@ -284,7 +284,7 @@ class ToldEmbedding(ChosenEmbedding):
         chosen = [k for k in self.state.chosen if k < len(self.seen.images)]
         if not chosen: self.group.value, self.told.value = "", '<span role="status">nobody is chosen: draw around some points, or use the lists</span>'; return
         index = torch.tensor(chosen)
-        self.group.value = images_html(self.seen.images[index[:60]], f"{len(chosen):,} chosen images" + (", the first 60 of them" if len(chosen) > 60 else ""), 12, 32)
+        self.group.value = images_html(self.seen.images[index[:60]], f"{len(chosen):,} chosen image{'s' * (len(chosen) != 1)}" + (", the first 60 of them" if len(chosen) > 60 else ""), 12, 32)
         self.told.value = f'<div role="status" style="line-height:1.5">{html_table(group_rows(self.seen, index, self.trained.classes))}</div>'
 
     def show_one(self) -> None:
