@@ -104,9 +104,13 @@ class AnchorSet:
         self.anchors = check_anchors(anchors, checked)
         if checked: check_memory(self.anchors.device, {"fewer anchors": self.anchors.numel() * (self.anchors.element_size() + 32)})  # centred, in float64, and their squares
         self.log_weights = log_of_weights(weights, self.anchors, checked)
-        self.center = self.anchors.detach().mean(0)  # zones do not feel a shift of all anchors, rounding does
+        self.center = (self.log_weights.detach().exp()[:, None] * self.anchors.detach()).sum(0)  # zones do not feel a shift of all anchors, rounding does
         self.centered, self.wide = self.anchors - self.center, in_float64(self.anchors) - in_float64(self.center)
         self.block = block or block_size(len(self.anchors), self.anchors.device)
+
+    def farthest(self, points: Tensor) -> Tensor:
+        "The largest norm among `points` `[n,q]` of which there is one for each anchor, of those that have a zone."
+        return torch.where(self.log_weights.detach().isfinite(), points.detach().norm(dim=1), 0.0).max()
 
     def __len__(self) -> int: return len(self.anchors)
 
@@ -118,7 +122,7 @@ class Sizes(AnchorSet):
     @cached_property
     def radius(self) -> Tensor:
         "Distance of the farthest anchor from the centre."
-        return self.wide.detach().norm(dim=1).max()
+        return self.farthest(self.wide)
 
     @cached_property
     def variance(self) -> Tensor:
@@ -134,7 +138,7 @@ class Sizes(AnchorSet):
     @property
     def width(self) -> Tensor:
         "The spread, or 0 where it is no more than what rounding makes of equal anchors."
-        coarse = 4 * torch.finfo(self.anchors.dtype).eps * self.anchors.detach().norm(dim=1).max()
+        coarse = 4 * torch.finfo(self.anchors.dtype).eps * self.farthest(self.anchors)
         return torch.where(self.spread > coarse, self.spread, 0.0)
 
 # %% ../nbs/01_zones.ipynb #97652c17

@@ -109,6 +109,10 @@ def test_same_decoder_size_up_to_the_latent():
     assert count(True) - count(False) == TINY.latent_dim * 4 * TINY.width  # the first layer's wider input, nothing else
 
 
+def test_a_shape_that_is_none_of_an_image_is_named():
+    with pytest.raises(ValueError, match=r"shape: got \(1, 8\), wanted \(c, h, w\)"): joint_network(JOINT_PRESETS["tiny"], (1, 8), 10)
+
+
 @pytest.mark.parametrize("shape, classes", [((1, 28, 28), 10), ((3, 32, 32), 10), ((3, 10, 10), 3), ((1, 7, 7), 2)])
 def test_other_shapes_train_and_draw(shape, classes):
     network = joint_network(TINY, shape, classes)

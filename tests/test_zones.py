@@ -104,6 +104,15 @@ def test_two_anchors_in_closed_form(distance, weight, q, seed):
     close(across(z), across(noise).numpy(), 1e-9)
 
 
+def test_a_far_anchor_that_weighs_nothing_takes_no_precision():
+    near, noise = randn(20, 8, seed=0).float(), randn(20, 8, seed=1).float()
+    zones = LatentZones(near)
+    alone = zones.encode(noise=noise)
+    beside = LatentZones(torch.cat([near, torch.full((1, 8), 1e6)]), torch.tensor([1.0] * 20 + [0.0]))
+    close(beside.encode(torch.arange(20), noise), alone.numpy(), 2e-6)
+    assert beside.decode(alone).tolist() == zones.decode(alone).tolist() and beside.radius == zones.radius
+
+
 def test_weights_are_the_zones_probabilities():
     weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     zones = LatentZones(randn(3, 2, seed=5), weights, steps=40)

@@ -86,6 +86,7 @@ class ImageConfig(TrainConfig):
 # %% ../../nbs/19_scenarios.ipynb #d3d62469
 def image_type(config: ImageConfig, shape: tuple[int, int, int], classes: int = 0, drawing: bool = True) -> ImageType:
     "Images of `shape` (c, h, w) as a data type: U-Net encoder (none without zones), U-Net decoder (none unless it is for `drawing`) that is told the latent and, if there are `classes`, the class."
+    if len(shape) != 3: raise ValueError(f"shape: got {tuple(shape)}, wanted (c, h, w) of images")
     channels, size, _ = shape
     body = dict(mults=fit_levels(size, config.mults), blocks=config.blocks, attention=config.attention, dropout=config.dropout, smooth=config.pyramid, pyramid=config.pyramid)
     taps = tuple(size >> k for k in range(1, len(body["mults"])) if size >> k in (64, 32, 16, 8, 4)) or None if config.pyramid else None
