@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lzn_nb.compositions import arc, entropy, inside, moved
+from lzn_nb.compositions import accepted, arc, entropy, inside, moved
 from lzn_nb.data import load_data
 from lzn_nb.latent_views import label_shares
 from lzn_nb.saved import load_pretrained
@@ -101,3 +101,25 @@ def test_shares_among_ready_zones_are_those_of_draw_after_draw():
 def test_what_is_wrong_is_named(asked, words):
     g = torch.Generator().manual_seed(0)
     with pytest.raises(ValueError, match=words): asked(LatentZones(torch.randn(4, 3, generator=g)), torch.randn(5, 3, generator=g))
+
+
+def test_latents_in_two_zones_at_once_are_those_of_one_that_lie_in_the_other():
+    "Against the definition: the first n of one stream that fit, in their order, with the distribution of the draws that fit."
+    generator, same = seeded(3), seeded(3)
+    stream = torch.cat([torch.randn(7, 2, generator=same) for _ in range(64)])
+    found = accepted(lambda n: torch.randn(n, 2, generator=generator), lambda z: z[:, 0] > 1, 7)
+    assert torch.equal(found, stream[stream[:, 0] > 1][:7])
+    two, other = some_zones(5, 6, 0), some_zones(4, 6, 1)
+    z = accepted(lambda n: two.encode([2] * n, generator=generator), lambda z: other.decode(z) == 3, 20)
+    assert z.shape == (20, 6) and (other.decode(z) == 3).all() and (two.decode(z) == 2).double().mean() > 0.8
+
+
+def test_zones_that_do_not_meet_are_said_to():
+    draws = []
+    draw = lambda n: draws.append(n) or torch.zeros(n, 2)
+    with pytest.raises(ValueError, match="fits: 0 of 30 latents do, wanted 10"): accepted(draw, lambda z: z[:, 0] > 0, 10, tries=3)
+    assert draws == [10] * 3
+    for bad in (lambda z: True, lambda z: z[:, 0], lambda z: z > 0):
+        with pytest.raises(ValueError, match=r"fits: got .*, wanted true or false for each of 4 latents"): accepted(draw, bad, 4)
+    for name in ("n", "tries"):
+        with pytest.raises(ValueError, match=f"{name}: got 0"): accepted(draw, lambda z: z[:, 0] == 0, **({"n": 4} | {name: 0}))
