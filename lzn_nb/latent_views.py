@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'check_fit', 'Trained', 'LatentSlice', 'plane_for', 'grid_places', 'slice_parts', 'slice_picture',
-           'draw_slice', 'Seen', 'look_at', 'label_shares', 'parts_of', 'ImageReading', 'read_drawing', 'upload_pixels',
-           'border_light', 'draw_latents']
+           'draw_slice', 'Seen', 'look_at', 'label_shares', 'parts_of', 'ImageReading', 'read_drawing', 'opaque',
+           'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
 
 # %% ../nbs/09d_latent_views.ipynb #befc36a5
 import functools
@@ -208,24 +208,39 @@ def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int
     return ImageReading(image, anchor, int(trained.label_zones.decode(centre)), shares.cpu(), again.cpu())
 
 # %% ../nbs/09d_latent_views.ipynb #e6c9afbe
+def opaque(image, mode: str):
+    "A PIL image in `mode` without transparency: light ink is laid on black, other on white."
+    from PIL import Image, ImageStat
+    clear = image.convert("RGBA")
+    light = ImageStat.Stat(clear.convert("L"), clear.getchannel("A").point(lambda a: 255 * (a > 127))).mean[0] if clear.getextrema()[3] != (0, 0) else 0
+    ground = Image.new("RGBA", image.size, "black" if light > 127 and clear.getextrema()[3][0] < 255 else "white")
+    ground.alpha_composite(clear)
+    return ground.convert(mode)
+
+
 def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Tensor:
-    "The image in the bytes of a file called `name`, as `[c,h,w]` in [0, 1]; `ValueError` for what is none, or is larger than 20 MB."
+    "The image in the bytes of a file called `name`, whole, as `[c,h,w]` in [0, 1]; `ValueError` for what is none, or is larger than 20 MB."
     from PIL import Image, ImageOps
+    c, h, w = shape
     if len(content) > 20_000_000: raise ValueError(f"file: {name} has {len(content) / 1e6:.0f} MB, wanted 20 at most")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             found = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
             if found.mode[0] in "IF": raise ValueError("more than 8 bits a channel")
-            ground = Image.new("RGBA", found.size, "white")
-            ground.alpha_composite(found.convert("RGBA"))
+            sheet = opaque(found, "L" if c == 1 else "RGB")
     except Exception as error:  # decoders fail in ways of their own
         reason = "nobody knows its format" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
         raise ValueError(f"file: {name} cannot be read as an image ({reason}), wanted a PNG, a JPEG or the like") from None
-    c, h, w = shape
-    small = ImageOps.fit(ground.convert("L" if c == 1 else "RGB"), (w, h), Image.Resampling.BOX)
-    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1)
-    return pixels.permute(2, 0, 1).float() / 255
+    small = ImageOps.pad(sheet, (w, h), Image.Resampling.BOX, color=sheet.getpixel((0, 0)))
+    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1).permute(2, 0, 1).float() / 255
+    return pixels
+
+
+def not_blank(pixels: Tensor, name: str) -> Tensor:
+    "Pixels `[c,h,w]` in [0, 1] out of `name`; `ValueError` if they are all of one tone, or nearly."
+    if (pixels.amax((1, 2)) - pixels.amin((1, 2)) < 0.1).all(): raise ValueError(f"file: {name} is of one tone, or nearly, once it has {pixels.shape[1]} × {pixels.shape[2]} pixels; wanted an image of something")
+    return pixels
 
 
 def border_light(images: Tensor) -> float:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .data import ImageData
 from .flow import check_count
-from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import mosaic
 from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with
@@ -145,7 +145,7 @@ def fill_chances(bars, chances: Tensor, time: float, shares: Tensor | None) -> N
     "Put chances `[c]` at a time, and shares `[c]` if there are any, into the bars."
     with bars.batch_update():
         bars.data[0].y, bars.data[0].name = chances.numpy(), f"probability at t = {time:.2f}"
-        bars.data[1].y, bars.data[1].visible, bars.data[1].name = [] if shares is None else shares.numpy(), shares is not None, "share of 64 draws"
+        bars.data[1].y, bars.data[1].visible, bars.data[1].name = [] if shares is None else shares.numpy(), shares is not None, "share of 64 draws, α = 1"
 
 # %% ../nbs/10b_latent_widgets.ipynb #7d98c5fb
 def playground_state(classes: int, images: int = 3):
@@ -259,13 +259,13 @@ class DrawnLatents(LookingLatents):
                 if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
                 self.reading = read = read_drawing(trained, 2 * torch.tensor(drawing).reshape(1, c, h, w) - 1)
                 self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80)
-                self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its zone {read.shares[read.label]:.0%} agree.</span>'
+                self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its whole zone {read.shares[read.label]:.0%} agree.</span>'
             except FAULTS as error: self.unreadable, self.heard.value = error, sentence(error)
         if self.state.source == "drawing": self.look()
 
     def turn(self) -> None:
         "The negative of the drawing."
-        if self.state.drawing: self.state.drawing = [1 - p for p in self.state.drawing]
+        if any(self.state.drawing): self.state.drawing = [1 - p for p in self.state.drawing]
 
     def wipe(self) -> None:
         "An empty sheet."
@@ -273,10 +273,11 @@ class DrawnLatents(LookingLatents):
 
     def take(self, name: str, content: bytes) -> None:
         "Draw what the bytes of an image file hold, light on dark as the training images are; a sentence if they hold none."
-        try: pixels = upload_pixels(bytes(content), name, self.trained.image.shape)
+        try: pixels = not_blank(upload_pixels(bytes(content), name, self.trained.image.shape), name)
         except FAULTS as error: self.unread.value = sentence(error); return
         other = (border_light(pixels) > 0.5) != (border_light((self.trained.images + 1) / 2) > 0.5)
         self.unread.value, self.state.drawing = "", (1 - pixels if other else pixels).flatten().tolist()
+        self.state.source = "drawing"  # also where the same file comes again
 
 # %% ../nbs/10b_latent_widgets.ipynb #c46e8daa
 def tie_three(state, name: str, plane: str, fields: Sequence) -> None:
@@ -366,7 +367,7 @@ def drawing_controls(playground) -> list:
     w, (c, h, wide) = ipywidgets(), playground.trained.image.shape
     playground.pad = pad = pixel_pad(h, wide)
     tie_pad(playground.state, pad, c)
-    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk to the network's size and read; up to 20 MB with make lab and make app, 7 MB in another JupyterLab", layout={"width": "10em"})
+    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk whole to the network's size and read; up to 20 MB with make lab and make app, 7 MB in another JupyterLab", layout={"width": "10em"})
     upload.observe(lambda change: [(playground.take(file["name"], file["content"]), setattr(upload, "value", ())) for file in change.new[-1:]], "value")  # emptied: the same file may come again
     erase = w.ToggleButton(description="Erase", tooltip="paint with dark instead of light", layout={"width": "10em"})
     traitlets.link((pad, "erase"), (erase, "value"))

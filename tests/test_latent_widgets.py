@@ -134,6 +134,13 @@ def test_files_become_pixels():
     assert red.shape == (3, 4, 4) and red[0].min() > 0.95 and red[1:].max() < 0.05
     assert upload_pixels(png(Image.new("RGBA", (9, 9), (0, 0, 0, 0))), "clear.png", (1, 4, 4)).min() == 1  # nothing on white
     assert upload_pixels(png(Image.new("P", (9, 9))), "palette.png", (1, 4, 4)).shape == (1, 4, 4)
+    for ink in (0, 255):  # a stroke on a transparent page is seen, dark or light
+        stroke = Image.new("RGBA", (40, 40), (0, 0, 0, 0)); stroke.paste((ink, ink, ink, 255), (15, 5, 25, 35))
+        pixels = upload_pixels(png(stroke), "stroke.png", (1, 8, 8))
+        assert pixels[0, 4, 4] == ink / 255 and pixels[0, 0, 0] == 1 - ink / 255
+    tall = Image.new("L", (20, 80), 200); tall.paste(0, (5, 0, 15, 10)); tall.paste(0, (5, 70, 15, 80))
+    pixels = upload_pixels(png(tall), "tall.png", (1, 8, 8))[0]  # the ends are still there, and its own grey beside it
+    assert (pixels[[0, -1], 3:5] < 0.5).all() and torch.allclose(pixels[:, [0, 1, 6, 7]], torch.tensor(200 / 255))
     frame = torch.zeros(1, 4, 4); frame[:, 1:3, 1:3] = 1
     assert border_light(frame) == 0 and border_light(1 - frame) == 1
 
@@ -242,7 +249,7 @@ def test_nobody_is_alarmed_while_a_drawing_is_read():
         playground = LatentPlayground(side=3, samples=1)
         playground.said.observe(lambda change: told.append(change.new), "value")
         s, digit = playground.state, a_digit(playground.trained)
-        for change in (lambda: s.set_trait("drawing", digit), playground.wipe, lambda: playground.take("white.png", png(Image.new("L", (9, 9), 255))), lambda: s.set_trait("drawing", digit), lambda: s.set_trait("label", 3), playground.wipe,
+        for change in (lambda: s.set_trait("drawing", digit), playground.wipe, lambda: s.set_trait("drawing", digit), lambda: s.set_trait("label", 3), playground.wipe,
                        lambda: s.set_trait("drawing", [1.0] * 64), playground.turn, lambda: s.set_trait("drawing", digit)):
             change()
             while playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.02)
@@ -250,7 +257,7 @@ def test_nobody_is_alarmed_while_a_drawing_is_read():
 
     async def sources(): return [(source, "drawing&#x27;s zone" in samples) async for source, samples in ask()]
     found = asyncio.run(sources())
-    assert [source for source, _ in found] == ["drawing", "point", "point", "drawing", "label", "label", "drawing", "point", "drawing"], found
+    assert [source for source, _ in found] == ["drawing", "point", "drawing", "label", "label", "drawing", "point", "drawing"], found
     assert [drawn for _, drawn in found] == [source == "drawing" for source, _ in found] and told and not any('role="alert"' in said for said in told)
 
 
@@ -262,8 +269,18 @@ def test_files_are_drawn_or_refused(playground):
     before = playground.state.drawing
     playground.upload.value = ({"name": "<b>.png", "type": "image/png", "size": 3, "content": memoryview(b"bad"), "last_modified": datetime.now()},)
     assert playground.upload.value == () and 'role="alert"' in playground.unread.value and "&lt;b&gt;.png cannot be read" in playground.unread.value and playground.state.drawing == before
+    for blank in (Image.new("L", (9, 9), 255), Image.new("L", (9, 9), 0), Image.new("RGBA", (9, 9), (0, 0, 0, 0))):
+        playground.take("blank.png", png(blank))
+        assert "blank.png is of one tone" in playground.unread.value and playground.state.drawing == before and "read as" in playground.heard.value
+    playground.state.label = 3
+    playground.take("one.png", png(page))  # the same once more: no change, but it is meant to be seen
+    assert playground.state.source == "drawing" and playground.unread.value == "" and "drawing&#x27;s zone" in playground.samples.value
     playground.wipe()
     assert playground.unread.value == ""
+    for sheet in ([], [0.0] * 64):
+        playground.state.drawing = sheet
+        playground.turn()
+        assert not any(playground.state.drawing)  # of nothing there is no negative
 
 
 def test_the_map_comes_in_parts_and_the_last_request_wins():
@@ -294,7 +311,8 @@ def test_images_with_colours_are_shown_and_painted():
     playground = LatentPlayground(joint_network(JOINT_PRESETS["tiny"], (3, 8, 8), 10), replace(data, train=split, valid=split, test=split), side=3, samples=1)
     playground.pad.stroke = [playground.pad.sheet, *[0.5] * 64]
     assert len(playground.state.drawing) == 192 and "read as" in playground.heard.value
-    playground.take("red.png", png(Image.new("RGB", (9, 9), "red")))
+    red = Image.new("RGB", (9, 9), "red"); red.paste("black", (3, 0, 6, 9))
+    playground.take("red.png", png(red))
     assert len(playground.state.drawing) == 192 and len(playground.pad.pixels) == 64
 
 
