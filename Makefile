@@ -79,12 +79,13 @@ lab: env ## open JupyterLab on the index notebook (LAB="--no-browser …" passes
 	@echo "== Opening JupyterLab; end it with Ctrl-C"
 	@$(SETTINGS) $(BIN)/jupyter lab $(LAB) nbs/index.ipynb
 
-# Voila runs app/playground.ipynb for each visitor and shows what it displays, to this machine alone.
+# Voila runs app/playground.ipynb, in its folder, for each visitor and shows what it displays, to this machine alone.
 APP_PORT = 8866
 
 app: env ## the playground as a page in the browser, without code (NETWORK=file DATA=name: of another network)
 	@echo "== Serving http://127.0.0.1:$(APP_PORT); end it with Ctrl-C"
-	@LZN_APP_NETWORK="$(if $(NETWORK),$(abspath $(NETWORK)))" LZN_APP_DATA="$(DATA)" OMP_NUM_THREADS=1 $(SETTINGS) \
+	@data="$(DATA)"; case "$$data" in folder:[!/~]*) data="folder:$(CURDIR)/$${data#folder:}";; esac; \
+	  LZN_APP_NETWORK="$(if $(NETWORK),$(abspath $(NETWORK)))" LZN_APP_DATA="$$data" OMP_NUM_THREADS=1 $(SETTINGS) \
 	  $(BIN)/voila app/playground.ipynb --Voila.ip=127.0.0.1 --port=$(APP_PORT) $(APP)
 
 # -- for those who edit -----------------------------------------------------------------------

@@ -20,36 +20,39 @@ from torch import Tensor
 from .data import ImageData, load_data
 from .flow import check_between, check_count
 from .network import LatentZoningNetwork
-from .plots import check_labels, mosaic, new_figure
+from .plots import as_text, check_labels, mosaic, new_figure
 from .saved import load_pretrained
 from .zone_plots import Plane, chances_at, decided, margin, owners, plane_of, zone_colours
 from .zones import LatentZones
 
 # %% ../nbs/09d_latent_views.ipynb #55aaeae0
-def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str] = ("encoder", "decoder")) -> None:
-    "`ValueError` unless the network has these `parts` for images such as those of `data`, and names their classes."
+def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str] = ("encoder", "decoder"), labels: bool = True) -> None:
+    "`ValueError` unless the network has these `parts` for images such as those of `data`, and names their classes, or has no `labels` where it need not."
     types = network.types if isinstance(network, LatentZoningNetwork) else {}
-    for name in ("image", "label"):
-        if name not in types: raise ValueError(f"network: got one of {sorted(types) or type(network).__name__}, wanted a LatentZoningNetwork of images and labels")
+    for name in ("image", "label")[: 1 + labels]:
+        if name not in types: raise ValueError(f"network: got one of {sorted(types) or type(network).__name__}, wanted a LatentZoningNetwork of images{' and labels' * labels}")
     for part in parts:
         if getattr(types["image"], part, None) is None: raise ValueError(f"network: its images have no {part}, wanted one: {'images are to be read' if part == 'encoder' else 'images are to be drawn'} here")
     if types["image"].shape != tuple(data.shape): raise ValueError(f"data: got images of shape {list(data.shape)}, wanted {list(types['image'].shape)}, those of the network")
-    if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {types['label'].classes} classes, those of the network")
-    if types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
+    if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
+    if "label" in types and types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
     check_labels("labels of the training images", data.train.labels, len(data.train), data.classes)
 
 # %% ../nbs/09d_latent_views.ipynb #5941a267
 class Trained:
-    "A `network` (None: the one of digits that ships) with these `parts`, and at most `limit` training images of `data` (None: digits), which share its space. `ValueError` if they do not fit."
+    "A `network` (None: the one of digits that ships) with these `parts`, and at most `limit` training images of `data` (None: digits), which share its space; where it need not have `labels`, their zones may be None. `ValueError` if they do not fit."
+    label_zones = centres = None
     @torch.no_grad()
-    def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, limit: int = 2000, parts: Sequence[str] = ("encoder", "decoder")):
+    def __init__(self, network: LatentZoningNetwork | None = None, data: ImageData | str | None = None, limit: int = 2000, parts: Sequence[str] = ("encoder", "decoder"), labels: bool = True):
         check_count("limit", limit)
         self.network = load_pretrained() if network is None else network
         self.data = data if isinstance(data, ImageData) else load_data("digits" if data is None else data)
-        check_fit(self.network, self.data, parts)
-        self.image, label, self.classes = self.network["image"], self.network["label"], tuple(map(str, self.data.classes))
-        self.images, self.labels = self.data.train.take(self.data.train.spread(limit))
+        check_fit(self.network, self.data, parts, labels)
+        self.image, self.classes, self.number = self.network["image"], tuple(map(str, self.data.classes)), self.data.train.spread(limit)
+        self.images, self.labels = self.data.train.take(self.number)
         self.zones = self.network.zones_of("image", self.images)
+        if "label" not in self.network.types: return
+        label = self.network["label"]
         self.label_zones = LatentZones(label.matrix.detach(), solver=label.solver, steps=label.zone_steps)
         self.centres = self.label_zones.encode(alpha=0.0)
 
@@ -142,7 +145,7 @@ def draw_slice(state: LatentSlice, classes: int, axis=None, title: str = ""):
     figure = new_figure(4.4, 4.2) if axis is None else axis.figure
     axis, reach = figure.subplots() if axis is None else axis, state.half
     axis.imshow(slice_picture(state, classes, wide=1).numpy(), extent=[-reach, reach, -reach, reach], interpolation="nearest")
-    axis.set(title=title, xlabel="u", ylabel="v")
+    axis.set(title=as_text(title), xlabel="u", ylabel="v")
     return figure
 
 # %% ../nbs/09d_latent_views.ipynb #a6716f86
@@ -217,7 +220,7 @@ def opaque(image, mode: str):
     ground.alpha_composite(clear)
     return ground.convert(mode)
 
-
+# %% ../nbs/09d_latent_views.ipynb #0b1a90e1
 def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Tensor:
     "The image in the bytes of a file called `name`, whole, as `[c,h,w]` in [0, 1]; `ValueError` for what is none, or is larger than 20 MB."
     from PIL import Image, ImageOps
@@ -258,6 +261,6 @@ def draw_latents(state: LatentSlice, seen: Seen, trained: Trained, time: float, 
     for name, images, title in (("samples", seen.samples, "samples"), ("near", trained.images[seen.near], "nearest training images")):
         whole[name].imshow(mosaic(images, len(images)).numpy(), cmap="grey", vmin=0, vmax=1)
         whole[name].set_axis_off(); whole[name].set_title(title, loc="left")
-    whole["chances"].bar(trained.classes, seen.chances.numpy(), color=zone_colours(len(trained.classes)).numpy())
-    whole["chances"].set(ylim=(0, 1), title=f"{trained.classes[seen.label]}: margin {seen.margin:.2f} at t = {time:.2f}")
+    whole["chances"].bar([as_text(name) for name in trained.classes], seen.chances.numpy(), color=zone_colours(len(trained.classes)).numpy())
+    whole["chances"].set(ylim=(0, 1), title=as_text(f"{trained.classes[seen.label]}: margin {seen.margin:.2f} at t = {time:.2f}"))
     return figure

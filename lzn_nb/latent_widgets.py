@@ -19,7 +19,7 @@ from .data import ImageData
 from .flow import check_count
 from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
-from .plots import mosaic
+from .plots import as_screen_text, mosaic
 from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
@@ -118,9 +118,9 @@ def fill_slice(figure, state: LatentSlice, classes: Sequence[str], names: Sequen
     with figure.batch_update():
         figure.layout.images, figure.layout.xaxis.range, figure.layout.yaxis.range = [image], [-state.half, state.half], [-state.half, state.half]
         figure.data[0].x, figure.data[0].y = state.places.flatten(0, 1).numpy().T
-        figure.data[0].customdata = [[classes[k], p] for k, p in zip(state.owner.flatten().tolist(), state.probability.flatten().tolist())]
+        figure.data[0].customdata = [[as_screen_text(classes[k]), p] for k, p in zip(state.owner.flatten().tolist(), state.probability.flatten().tolist())]
         spots = [state.plane.shadow(point.cpu()).tolist() for _, point in names]
-        figure.data[1].x, figure.data[1].y, figure.data[1].text = [x for x, _ in spots], [y for _, y in spots], [name for name, _ in names]
+        figure.data[1].x, figure.data[1].y, figure.data[1].text = [x for x, _ in spots], [y for _, y in spots], [as_screen_text(name) for name, _ in names]
 
 # %% ../nbs/10b_latent_widgets.ipynb #6e28ca35
 def images_html(images: Tensor, what: str, columns: int = 8, wide: int = 48) -> str:
@@ -135,9 +135,9 @@ def chance_figure(classes: Sequence[str]):
     bars = graph_objects().FigureWidget(layout={"width": 440, "height": 230, "margin": {"l": 45, "r": 10, "t": 40, "b": 35}, "yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"},
                                                 "bargap": 0.25, "legend": {"orientation": "h", "y": 1.2, "x": 0}, "showlegend": True})
     bars._config = bars._config | {"displayModeBar": False}
-    colours = rgb(zone_colours(len(classes)))
-    bars.add_bar(x=list(classes), marker={"color": colours}, hovertemplate="%{x}: %{y:.1%}<extra></extra>")
-    bars.add_bar(x=list(classes), marker={"color": "white", "line": {"color": colours, "width": 2}}, hovertemplate="%{x}: %{y:.1%} of the draws<extra></extra>")
+    colours, names = rgb(zone_colours(len(classes))), [as_screen_text(name) for name in classes]
+    bars.add_bar(x=names, marker={"color": colours}, hovertemplate="%{x}: %{y:.1%}<extra></extra>")
+    bars.add_bar(x=names, marker={"color": "white", "line": {"color": colours, "width": 2}}, hovertemplate="%{x}: %{y:.1%} of the draws<extra></extra>")
     return bars
 
 
@@ -276,8 +276,7 @@ class DrawnLatents(LookingLatents):
         try: pixels = not_blank(upload_pixels(bytes(content), name, self.trained.image.shape), name)
         except FAULTS as error: self.unread.value = sentence(error); return
         other = (border_light(pixels) > 0.5) != (border_light((self.trained.images + 1) / 2) > 0.5)
-        self.unread.value, self.state.drawing = "", (1 - pixels if other else pixels).flatten().tolist()
-        self.state.source = "drawing"  # also where the same file comes again
+        self.unread.value, self.state.drawing, self.state.source = "", (1 - pixels if other else pixels).flatten().tolist(), "drawing"  # also where the same file comes again
 
 # %% ../nbs/10b_latent_widgets.ipynb #c46e8daa
 def tie_three(state, name: str, plane: str, fields: Sequence) -> None:

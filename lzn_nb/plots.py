@@ -137,7 +137,7 @@ def training_curves(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[
     for axis, (key, curves) in zip(figure.subplots(1, len(keys), squeeze=False)[0], found.items()):
         for k, (name, (steps, values)) in enumerate(curves.items()):
             axis.plot(steps, values, marker="." if len(steps) < 30 else None, color=COLOURS[k % len(COLOURS)], label=as_text(name))  # a single point makes no line
-        axis.set(title=key, xlabel="update")
+        axis.set(title=as_text(key), xlabel="update")
         axis.grid(alpha=0.3)
     if several: figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     return figure

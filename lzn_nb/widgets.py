@@ -198,13 +198,13 @@ class InParts(OnOneLoop):
 
 # %% ../nbs/10_widgets.ipynb #ac725c6f
 def explored(anchors: Tensor, weights: Tensor, *, alpha: float, solver: str, steps: int, draws: int, time: float, ways: bool, half: float = 3.5, side: int = 90, seed: int = 0) -> tuple[ZoneMap, FlowPaths | None, float]:
-    "Map, ways (None: not asked for) and the share of `draws` latents of each zone that lie in another's; `ValueError` for anchors or settings that make no zones."
+    "Map, ways of at most 120 latents from all zones (None: not asked for) and the share of `draws` latents of each zone that lie in another's; `ValueError` for anchors or settings that make no zones."
     check_count("draws", draws, 1000)
     zones = LatentZones(anchors, weights, solver=solver, steps=steps)
     index = torch.arange(len(anchors))[weights > 0].repeat_interleave(draws)
     z = zones.encode(index, alpha=alpha, generator=torch.Generator().manual_seed(seed))
     shown = zone_map(zones, half=half, side=side, time=time, latents=z)
-    return shown, paths_forward(zones, z[:120], frames=21) if ways else None, float((shown.belong != index).float().mean())
+    return shown, paths_forward(zones, z[torch.linspace(0, len(z) - 1, min(len(z), 120)).round().long()], frames=21) if ways else None, float((shown.belong != index).float().mean())
 
 # %% ../nbs/10_widgets.ipynb #e0b70703
 RADIUS = 0.14  # of a circle that can be dragged
@@ -284,15 +284,18 @@ class ShownZones:
         self.seen, ways, self.wrong = explored(torch.tensor(s.anchors), torch.tensor(s.weights), alpha=s.alpha, solver=s.solver, steps=s.steps, draws=s.draws, time=s.time, ways=s.ways, half=self.half)
         self.filling = True
         try: fill_explorer(self.figure, self.seen, ways)
-        finally: self.filling = False
+        finally: self.filling, self.circled = False, self.seen.anchors.tolist()
         self.said.value = f'<span role="status">{len(self.seen.latents)} latents, {self.wrong:.1%} of them in a wrong zone</span>'
 
     def dragged(self, layout, shapes) -> None:
         "Somebody has moved a circle on the screen."
         if self.filling: return
-        places = [[(shape.x0 + shape.x1) / 2, (shape.y0 + shape.y1) / 2] for shape in shapes]
-        moved = [k for k, (new, old) in enumerate(zip(places, self.state.anchors)) if abs(new[0] - old[0]) + abs(new[1] - old[1]) > 1e-6]
-        if moved: self.state.set_trait("chosen", moved[0]); self.state.anchors = places
+        places, anchors = [[(shape.x0 + shape.x1) / 2, (shape.y0 + shape.y1) / 2] for shape in shapes], self.state.anchors
+        if len(places) != len(anchors): self.draw(); return  # one has come or gone that is still to be drawn: nobody knows which is meant
+        moved = [k for k, (new, old) in enumerate(zip(places, self.circled)) if abs(new[0] - old[0]) + abs(new[1] - old[1]) > 1e-6]
+        self.circled = places  # what was drawn, or dragged since; the state may know of more that is still to be drawn
+        if moved: self.state.set_trait("chosen", moved[0]); self.state.anchors = [places[k] if k in moved else old for k, old in enumerate(anchors)]
+
 
 # %% ../nbs/10_widgets.ipynb #e75cf124
 def zone_controls(state) -> list:
@@ -350,21 +353,22 @@ class ZoneExplorer(Refusing, ShownZones):
         self.add_button, self.delete_button = (w.Button(description=name, tooltip=tip) for name, tip in (("Add an anchor", "a new one in the middle, chosen at once"), ("Delete it", "the chosen anchor and its zone")))
         self.add_button.on_click(lambda _: self.add())
         self.delete_button.on_click(lambda _: self.delete())
-        self.fields, self.controls = anchor_fields(self.state), zone_controls(self.state)
-        self.box = w.HBox([self.figure, w.VBox([*self.fields, w.HBox([self.add_button, self.delete_button]), *self.controls, self.said])])
+        self.fields, self.controls, self.denied = anchor_fields(self.state), zone_controls(self.state), w.HTML()  # what is denied stands there until something changes
+        self.state.observe(lambda _: self.denied.set_trait("value", ""))
+        self.box = w.HBox([self.figure, w.VBox([*self.fields, w.HBox([self.add_button, self.delete_button]), self.denied, *self.controls, self.said])])
 
     def picture(self): return draw_zones(self.seen)
 
     def add(self, x: float = 0.0, y: float = 0.0) -> None:
         "A new anchor, chosen at once."
         s = self.state
-        if len(s.anchors) >= 50: self.said.value = sentence(ValueError("anchors: 50 are there, more cannot be told apart here")); return
+        if len(s.anchors) >= 50: self.denied.value = sentence(ValueError("anchors: 50 are there, more cannot be told apart here")); return
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = [*s.anchors, [x, y]], [*s.weights, 1.0], len(s.anchors)
 
     def delete(self) -> None:
         "Without the chosen anchor, unless it is the last."
         s, k = self.state, self.state.place
-        if len(s.anchors) == 1: self.said.value = sentence(ValueError("anchors: one is left, and somebody must own the space")); return
+        if len(s.anchors) == 1: self.denied.value = sentence(ValueError("anchors: one is left, and somebody must own the space")); return
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = s.anchors[:k] + s.anchors[k + 1:], s.weights[:k] + s.weights[k + 1:], max(0, k - 1)
 
 # %% ../nbs/10_widgets.ipynb #31cf8258
@@ -485,7 +489,7 @@ class FlowExplorer(Refusing, FlowPlayed):
     def __init__(self, anchors: Tensor | None = None, samples: int = 24, half: float = 3.5, seed: int = 0, **traits):
         w, (anchors, _) = ipywidgets(), in_plane(anchors)
         check_count("samples", samples, 200); check_between("half", half, 0)
-        if not isinstance(seed, int): raise ValueError(f"seed: got {seed!r}, wanted an integer")
+        if not isinstance(seed, int) or not -2**63 <= seed < 2**63: raise ValueError(f"seed: got {seed!r}, wanted an integer of 64 bits")
         self.anchors, self.index, self.noise = anchors, torch.arange(samples) % len(anchors), torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed))
         self.home, self.state, self.said, (self.ways, self.bars) = running_loop(), state_with(flow_state(samples), **traits), w.HTML(), flow_figures(half)
         self.solve_again, self.move = Latest(saying(self.said, self.solve)), Latest(self.show_moment)

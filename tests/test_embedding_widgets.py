@@ -3,6 +3,7 @@ import asyncio
 import base64
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ from traitlets import TraitError
 
 from lzn_nb import embedding_plots, embedding_widgets
 from lzn_nb.backbones import make_encoder
+from lzn_nb.data import Split
 from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
 from lzn_nb.embedding_widgets import EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
 from lzn_nb.latent_views import Trained
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder
+from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS, representation_network
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,52 @@ def test_a_split_is_read_among_the_training_images(trained):
         with pytest.raises(ValueError, match=what): embedded(trained, *given)
 
 
+def test_training_images_stand_in_their_own_places_however_many_there_are(trained):
+    "Of a set larger than the limit only some have zones, and these are the ones that are shown."
+    train = trained.data.train
+    noise = 2 * torch.randn(2, *train.pixels.shape, generator=torch.Generator().manual_seed(0))
+    pixels = torch.cat([train.pixels, *((train.pixels + more).round().clamp(0, train.top).to(train.pixels.dtype) for more in noise)])
+    large = Trained(trained.network, replace(trained.data, train=Split(pixels, train.labels.repeat(3), train.top)), limit=700)
+    for limit in (500, 1000):
+        seen = embedded(large, "train", limit)
+        places = torch.cdist(seen.anchors, large.zones.anchors, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        assert len(seen.images) == min(limit, 700) == len(places.indices.unique()) == len(seen.number.unique()) and places.values.max() < 1e-4
+        assert torch.equal(large.data.train.take(seen.number)[0], seen.images) and torch.equal(large.images[places.indices], seen.images)
+        assert torch.allclose(joined_latents(large, "train", seen.anchors, 0.0), large.zones.encode(places.indices, alpha=0.0), atol=1e-5)
+
+
+# -- without labels -------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def nameless(): return representation_network(REPRESENTATION_PRESETS["tiny"], (1, 8, 8), 10)
+
+
+def test_what_a_network_without_labels_reads_is_the_nearest_training_image(nameless):
+    trained = Trained(nameless, limit=200, parts=("encoder",), labels=False)
+    distances = torch.cdist(embedded(trained, "test", 30).anchors, trained.zones.anchors, compute_mode="donot_use_mm_for_euclid_dist")
+    seen, near = embedded(trained, "test", 30), distances.argsort(1)[:, :10]
+    assert torch.equal(seen.predicted, trained.labels[near[:, 0]]) and torch.allclose(seen.confidence, (trained.labels[near] == trained.labels[near[:, :1]]).float().mean(1))
+    train = embedded(trained, "train", 200)
+    distances = torch.cdist(train.anchors, train.anchors).fill_diagonal_(torch.inf)  # nobody is a neighbour of their own
+    assert torch.equal(train.number, trained.number) and (train.predicted == trained.labels[distances.argmin(1)]).float().mean() > 0.99 and not train.right.all()
+    with pytest.raises(ValueError, match="data: got one training image"): embedded(Trained(nameless, limit=1, parts=("encoder",), labels=False), "train")
+    assert len(embedded(Trained(nameless, limit=1, parts=("encoder",), labels=False), "test", 5).images) == 5
+
+
+def test_a_network_without_labels_can_be_explored(nameless):
+    explorer = EmbeddingExplorer(nameless, limit=60, feature="backbone")
+    assert explorer.refused is None and "read right by the label of the nearest training image" in explorer.said.value and explorer.controls[1].options == ("anchor", "latent", "backbone")
+    assert torch.equal(explorer.seen.labels, explorer.trained.data.test.labels[explorer.seen.number]) and [trace.name for trace in explorer.figure.data] == list(explorer.trained.classes)
+    for feature in ("backbone", "anchor", "latent"): explorer.state.feature = feature; assert torch.allclose(points(explorer), map_of(explorer.trained, explorer.seen, feature).points, atol=1e-4)
+    explorer.state.colour = "right"
+    explorer.choose_class(-2)
+    assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist() and "<table>" in explorer.told.value
+    explorer.state.split = "train"
+    assert explorer.seen.split == "train" and "60 train images" in explorer.said.value
+    faces = replace(explorer.trained.data, classes=("faces",))
+    assert "data: got images without labels (all are faces), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, faces).refused)
+
+
+# -- features ---------------------------------------------------------------------------------------
 def test_features_of_every_kind(trained):
     seen = embedded(trained, "test", 20)
     assert feature_names(trained.network) == ["anchor", "latent"] and torch.equal(features_of(trained, seen, "anchor"), seen.anchors)

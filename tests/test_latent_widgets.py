@@ -5,6 +5,8 @@ import builtins
 import io
 import json
 import re
+import shutil
+import subprocess
 from datetime import datetime
 from pathlib import Path
 
@@ -14,11 +16,13 @@ from PIL import Image
 from traitlets import TraitError
 
 from lzn_nb.data import load_data
-from lzn_nb.latent_views import PLANES, Trained, border_light, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
+from lzn_nb.plots import figure_png
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
+from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS, representation_network
 from lzn_nb.widgets import sentence
 
 
@@ -111,8 +115,21 @@ def test_networks_that_do_not_fit_are_named(trained):
         with pytest.raises(ValueError, match=what): Trained(network)
         widget = LatentPlayground(network)
         assert widget.box.value == sentence(widget.refused) and re.search(what, str(widget.refused))  # in the place of the widget
+    nameless = representation_network(REPRESENTATION_PRESETS["tiny"], (1, 8, 8), 10)
+    assert "network: got one of ['image'], wanted a LatentZoningNetwork of images and labels" in str(LatentPlayground(nameless).refused)
     with pytest.raises(ValueError, match="data: got 'nothing'"): Trained(data="nothing")
     Trained(dumb, limit=20, parts=("encoder",))  # nobody asks it to draw
+
+
+def test_names_are_shown_as_they_are(trained):
+    "Neither as formulas, on paper and on the screen, nor as tags."
+    from dataclasses import replace
+    odd = tuple(f"{name} $x_$ <b>" for name in trained.data.classes)
+    playground = LatentPlayground(data=replace(trained.data, classes=odd), side=2, samples=1, plane="zones", corners=[3, 5, 8])
+    assert base64.b64decode(playground._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+    shown = [*playground.figure.data[1].text, *playground.bars.data[0].x, *playground.bars.data[1].x, *(row[0] for row in playground.figure.data[0].customdata)]
+    assert len(shown) == 27 and all(text.endswith(" &#36;x_&#36; &lt;b&gt;") for text in shown)
+    assert figure_png(draw_slice(playground.slice, 10, title="costs $x_$"))
 
 
 def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained):
@@ -336,6 +353,17 @@ def test_files_may_be_as_large_as_the_commands_of_the_project_let_through(playgr
     for file, server in (("jupyter_server_config", "ServerApp"), ("voila", "Voila")): assert json.loads((root / "app" / f"{file}.json").read_text())[server]["tornado_settings"]["websocket_max_message_size"] > 2 * 20_000_000
     assert re.search(r"\$\(SETTINGS\) \$\(BIN\)/jupyter lab", makefile := (root / "Makefile").read_text()) and re.search(r"\$\(SETTINGS\) \\\n.*/voila", makefile)
     assert "up to 20 MB" in playground.upload.tooltip and "7 MB" in playground.upload.tooltip
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+@pytest.mark.parametrize("data, there", [("folder:some/my images", "folder:{root}/some/my images"), ("folder:/some/images", "folder:/some/images"), ("folder:~/images", "folder:~/images"), ("digits", "digits"), ("", "")])
+def test_a_folder_of_images_is_the_same_for_the_command_and_for_its_page(tmp_path, data, there):
+    "The page runs in a folder of its own."
+    root = Path(__file__).resolve().parent.parent
+    (tmp_path / "voila").write_text('#!/bin/sh\nprintf %s "$LZN_APP_DATA"\n'); (tmp_path / "voila").chmod(0o755)
+    (tmp_path / "ready").write_text(f"{root}\n")
+    ran = subprocess.run(["make", "-s", "app", f"BIN={tmp_path}", f"STAMP={tmp_path}/ready", f"DATA={data}"], cwd=root, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.splitlines()[1:] == ([there.format(root=root)] if there else []), ran.stderr
 
 
 def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatch):

@@ -75,6 +75,11 @@ def test_curves_leave_out_the_final_line_and_gaps():
         with pytest.raises(ValueError, match=f"keys: got '{wrong}'"): training_curves(lines, [wrong])
 
 
+def test_the_name_of_a_curve_is_no_formula():
+    figure = training_curves([{"step": 1, "a$_$": 1.0}], ["a$_$"])
+    assert figure_png(figure) and figure.axes[0].get_title() == r"a\$_\$"
+
+
 def test_curves_of_several_runs_share_a_panel():
     runs = {"a $": [{"step": 1, "x": 1.0}, {"step": 2, "x": 0.5}, {"step": 2, "final": True, "x": 9.0, "only": 1.0}], "b": [{"step": 1, "x": 2.0, "y": 3.0}], "c": []}
     figure = training_curves(runs, ["x", "y"])

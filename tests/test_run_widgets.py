@@ -15,7 +15,7 @@ from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
-from lzn_nb.run_widgets import TrainingMonitor, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.run_widgets import RunProcess, TrainingMonitor, newest_sheet, run_status, start_run, zones_in
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -103,7 +103,7 @@ def test_seconds_out_of_range(tmp_path):
 
 
 @pytest.mark.parametrize("given, what", [((None,), "out: got 'None', wanted the folder of a run"), ((__file__,), "wanted the folder of a run"), (("x", None, "loss"), "positional"),
-                                         ({"keys": "loss"}, "keys: got 'loss', wanted a list of names"), ({"keys": [1]}, r"keys: got \[1\], wanted a list, each text"), ({"seconds": "x"}, "seconds: got 'x', wanted a number above 0")])
+                                         ({"keys": "loss"}, "keys: got 'loss', wanted a list of names"), ({"keys": 3}, "keys: got 3, wanted a list of names"), ({"process": 5}, "process: got 5, wanted what start_run gives, or None"), ({"keys": [1]}, r"keys: got \[1\], wanted a list, each text"), ({"seconds": "x"}, "seconds: got 'x', wanted a number above 0")])
 def test_what_no_monitor_can_be_made_of_is_said_in_its_place(tmp_path, given, what):
     monitor = TrainingMonitor(tmp_path, **given) if isinstance(given, dict) else TrainingMonitor(*given)
     assert monitor.box.value == sentence(monitor.refused) and re.search(what, str(monitor.refused))
@@ -130,6 +130,44 @@ def test_what_is_damaged_does_not_keep_a_run_alive(tmp_path):
     assert not monitor.refresh() and "is damaged" in monitor.said.value and "finished" in monitor.said.value
     (tmp_path / "metrics.jsonl").write_text("nothing\n")
     assert not TrainingMonitor(tmp_path, process).refresh() and TrainingMonitor(tmp_path).refresh()
+
+
+def test_the_sheet_of_the_end_is_shown(tmp_path):
+    "It comes without an update of its own where nothing is evaluated on the way."
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    monitor = TrainingMonitor(tmp_path)
+    sheet(tmp_path, 5, "red")
+    assert monitor.refresh() and monitor.samples.value == b""
+    log(tmp_path, {"step": 5, "final": True})
+    assert not monitor.refresh() and Image.open(io.BytesIO(monitor.samples.value)).getpixel((0, 0)) == (255, 0, 0) and monitor.samples.layout.visibility == "visible"
+
+
+def ended(code, words=0):
+    "A process that has ended by itself, what it says beginning at `words` of the log."
+    process = RunProcess([sys.executable, "-c", f"import os; os.kill(os.getpid(), {-code}) if {code} < 0 else os._exit({code})"])
+    process.wait(60)
+    process.words = words
+    return process
+
+
+def test_how_a_process_has_ended_is_its_own_story(tmp_path):
+    "The log holds what earlier ones have said, and who is killed says nothing."
+    before = "lzn joint: terminated, everything is saved; to go on: …\n"
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    (tmp_path / "log.txt").write_text(before)
+    told = lambda code: TrainingMonitor(tmp_path, ended(code, len(before.encode()))).said.value
+    assert "update 5: killed (signal 9), no checkpoint was written yet<" in told(-9)
+    save_checkpoint(tmp_path, 7, {"step": 7})
+    assert "update 7, last checkpoint 7: killed (signal 9)<" in told(-9) and "ended, without a word" in told(1)
+    with (tmp_path / "log.txt").open("a") as file: file.write("lzn joint: no memory\n")
+    assert "ended, lzn joint: no memory<" in told(2)
+
+
+@pytest.mark.parametrize("code, how", [(143, "ended"), (-15, "killed (signal 15)")])
+def test_who_is_ended_at_once_has_saved_nothing(tmp_path, code, how):
+    "The command says that everything is saved, which is true of everything that there is."
+    (tmp_path / "log.txt").write_text("lzn joint: terminated, everything is saved; to go on: …\n")
+    assert f"update 0: {how}, nothing was written yet<" in TrainingMonitor(tmp_path, ended(code)).said.value
 
 
 def test_a_silent_run_may_have_been_stopped(tmp_path):
@@ -206,7 +244,10 @@ def test_a_run_is_started_watched_and_stopped(tmp_path):
 
 
 def test_a_run_that_cannot_begin_says_why(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("… of an earlier one\n")
     process = start_run("joint", tmp_path / "run", "--preset", "tiny", "--set", "stepps=3")
     monitor = TrainingMonitor(tmp_path / "run", process)
     process.wait(120)
+    assert process.words == len("… of an earlier one\n".encode())
     assert not monitor.refresh() and "stepps" in monitor.said.value and "steps" in monitor.said.value

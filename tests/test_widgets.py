@@ -110,6 +110,15 @@ def test_what_is_explored_is_what_zones_say():
     assert torch.allclose(ways.positions[0], z, atol=1e-5) and explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=False)[1] is None
 
 
+@pytest.mark.parametrize("n, draws", [(4, 40), (4, 200), (50, 1), (50, 40), (2, 3)])
+def test_ways_are_shown_of_all_zones(n, draws):
+    anchors = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    state, ways, _ = explored(anchors, torch.ones(n), alpha=1.0, solver="adams", steps=30, draws=draws, time=0.5, ways=True, side=4)
+    assert len(ways.owner) == min(120, n * draws) and {tuple(place) for place in ways.positions[0].tolist()} <= {tuple(place) for place in state.latents.tolist()}
+    per_zone = torch.bincount(torch.arange(n * draws)[[int((state.latents - place).norm(dim=1).argmin()) for place in ways.positions[0]]] // draws, minlength=n)
+    assert per_zone.min() >= 1 and per_zone.max() - per_zone.min() <= 1
+
+
 def test_zones_without_weight_draw_no_latents():
     state, _, _ = explored(SQUARE, torch.tensor([1.0, 0, 1, 1]), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=False)
     assert len(state.latents) == 15 and 1 not in state.owner
@@ -135,6 +144,51 @@ def test_the_figure_follows_the_state_and_the_state_the_figure():
     assert explorer.state.anchors[2] == pytest.approx([1.1, 0.1])
 
 
+def drawn_late(act):
+    "An explorer after `act(explorer)`, all of whose requests come before the first of them is drawn."
+    async def ask():
+        explorer = ZoneExplorer(SQUARE, draws=2)
+        await act(explorer)
+        await asyncio.sleep(0.2)
+        return explorer
+
+    explorer = asyncio.run(ask())
+    assert 'role="status"' in explorer.said.value and torch.allclose(shown(explorer), torch.tensor(explorer.state.anchors), atol=1e-6)
+    return explorer
+
+
+def test_a_drag_moves_what_was_dragged_and_nothing_else():
+    "Before the redraw that is under way shows what somebody has typed."
+    async def typed(explorer):
+        explorer.fields[0].value = 2
+        explorer.fields[1].value = 2.5
+        explorer.dragged(None, circles(SQUARE[0].tolist(), [-2.0, 0.5], *SQUARE[2:].tolist()))
+
+    explorer = drawn_late(typed)
+    assert explorer.state.anchors == [[1.0, 1.0], pytest.approx([-2.0, 0.5]), [2.5, -1.0], [1.0, -1.0]] and explorer.state.chosen == 1
+
+    async def twice(explorer):
+        first = [0.5, 2.0], *SQUARE[1:].tolist()
+        explorer.dragged(None, circles(*first))
+        explorer.fields[1].value = -0.5  # of the same anchor, which is chosen now
+        explorer.dragged(None, circles(*first[:3], [2.0, -2.0]))
+
+    assert drawn_late(twice).state.anchors == [pytest.approx([-0.5, 2.0]), [-1.0, 1.0], [-1.0, -1.0], pytest.approx([2.0, -2.0])]
+
+
+@pytest.mark.parametrize("what, anchors", [("add", 5), ("delete", 3)])
+def test_a_drag_of_an_older_figure_breaks_nothing(what, anchors):
+    async def act(explorer):
+        getattr(explorer, what)()
+        explorer.dragged(None, circles(SQUARE[0].tolist(), [2.0, 2.0], *SQUARE[2:].tolist()))
+
+    explorer = drawn_late(act)
+    assert len(explorer.state.anchors) == len(explorer.state.weights) == anchors and [2.0, 2.0] not in explorer.state.anchors
+    explorer.fields[1].value = 0.7
+    explorer.delete()
+    assert len(explorer.state.anchors) == len(explorer.state.weights) == anchors - 1 and 'role="status"' in explorer.said.value
+
+
 def test_fields_and_sliders_change_the_state():
     explorer = ZoneExplorer(SQUARE, draws=5)
     number, x, y, weight = explorer.fields
@@ -155,10 +209,25 @@ def test_anchors_come_and_go():
     explorer.delete(); explorer.delete()
     assert explorer.state.anchors == SQUARE[:1].tolist() and explorer.state.chosen == 0 and "100" not in explorer.said.value
     explorer.delete()
-    assert len(explorer.state.anchors) == 1 and 'role="alert"' in explorer.said.value and "one is left" in explorer.said.value
+    assert len(explorer.state.anchors) == 1 and 'role="alert"' in explorer.denied.value and "one is left" in explorer.denied.value
+    explorer.state.alpha = 0.5
+    assert explorer.denied.value == ""
     full = ZoneExplorer(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), draws=1)
     full.add()
-    assert len(full.state.anchors) == 50 and "50 are there" in full.said.value
+    assert len(full.state.anchors) == 50 and "50 are there" in full.denied.value
+
+
+def test_what_is_denied_stays_there_while_something_else_is_drawn():
+    async def ask():
+        explorer = ZoneExplorer(SQUARE[:1], draws=2)
+        explorer.state.alpha = 0.5
+        explorer.delete()
+        await asyncio.sleep(0.2)
+        assert "one is left" in explorer.denied.value and 'role="status"' in explorer.said.value
+        explorer.add()
+        assert explorer.denied.value == ""
+
+    asyncio.run(ask())
 
 
 def test_what_is_wrong_is_said_in_the_widget_and_the_last_picture_stays():
@@ -245,7 +314,7 @@ def test_it_plays_there_and_back_until_it_is_stopped():
                                         (lambda: ZoneExplorer(SQUARE, [1, 1, 1, 10.0]), "weights: got 10, wanted 0 to 5"), (lambda: ZoneExplorer(SQUARE, "abc"), "weights: got 'abc', wanted real numbers"), (lambda: ZoneExplorer([[1, 2], [3]]), r"anchors: got \[\[1, 2\], \[3\]\], wanted real numbers"), (lambda: ZoneExplorer(SQUARE * 1j), "anchors: got torch.complex64"),
                                         *[(lambda kind=kind, half=half: kind(SQUARE, half=half), f"half: got {half!r}, wanted a number above 0") for kind in (ZoneExplorer, FlowExplorer) for half in (-1.0, 0, float("nan"), "x")],
                                         (lambda: ZoneExplorer(SQUARE, alpha=9.0), "alpha: got 9.0, wanted a number from 0 to 2"), (lambda: ZoneExplorer(SQUARE, solver="rk4"), r"solver: got 'rk4', wanted one of \['adams', 'euler'\]"), (lambda: ZoneExplorer(SQUARE, alhpa=1.0), "alhpa: got an option that there is none of, wanted some of .*'alpha'"),
-                                        (lambda: FlowExplorer(SQUARE, frame=41), "frame: got 41, wanted an integer from 0 to 40"), (lambda: FlowExplorer(SQUARE, seed="x"), "seed: got 'x'"), (lambda: FlowExplorer(SQUARE, 4, 3.5, 0, "more"), "positional arguments")])
+                                        (lambda: FlowExplorer(SQUARE, frame=41), "frame: got 41, wanted an integer from 0 to 40"), (lambda: FlowExplorer(SQUARE, seed="x"), "seed: got 'x'"), (lambda: FlowExplorer(SQUARE, seed=2**70), f"seed: got {2**70}, wanted an integer of 64 bits"), (lambda: FlowExplorer(SQUARE, 4, 3.5, 0, "more"), "positional arguments")])
 def test_anchors_that_make_no_zones_are_named(call, what): assert re.search(what, str(said(call())))
 
 

@@ -158,9 +158,18 @@ def test_lines_of_what_does_not_arrive_are_dashed():
     assert [line.get_linestyle() for line in draw_assignment(curves).axes[0].lines] == ["-", "--"]
 
 
+# -- titles ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("title", ["costs $x_$", r"$\foo$ <b>"])
+def test_titles_are_no_formulas_and_no_tags(zones, title):
+    state, paths, curves = zone_map(zones, side=4), paths_forward(zones, normal(2, 2), frames=2), assignment_curves(zones, normal(2, 2), [0, 1])
+    for paper, screen, what in ((draw_zones, plotly_zones, state), (draw_paths, plotly_paths, paths), (draw_assignment, plotly_assignment, curves)):
+        assert figure_png(figure := paper(what, title)) and figure.axes[0].get_title() == title.replace("$", r"\$")
+        assert screen(what, title).layout.title.text == title.replace("<b>", "&lt;b&gt;").replace("$", "&#36;")
+
+
 # -- bad input ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("call, what", [
-    (lambda z: zone_map(z, side=0), "side: got 0"), (lambda z: zone_map(z, half=0), "half: got 0"), (lambda z: zone_map(z, time=1.5), "time: got 1.5"), (lambda z: zone_map(z, latents=normal(3, 4)), "z: got"),
+    (lambda z: zone_map(z, side=0), "side: got 0"), (lambda z: zone_map(z, half=0), "half: got 0"), (lambda z: zone_map(z, time=1.5), "time: got 1.5"), (lambda z: zone_map(z, time="a"), "time: got 'a', wanted a number from 0 to 1"), (lambda z: zone_map(z, time=None), "time: got None"), (lambda z: zone_map(z, time=float("nan")), "time: got nan"), (lambda z: zone_map(z, latents=normal(3, 4)), "z: got"),
     (lambda z: zone_map(LatentZones(normal(4, 1))), "points: got 1 dimension"), (lambda z: paths_forward(z, normal(0, 2)), "z: got no latents"), (lambda z: paths_forward(z, normal(3, 2), frames=1), "frames: got 1, wanted at least 2"),
     (lambda z: plane_of(normal(5, 3), through=torch.zeros(2)), r"through: got shape \[2\], wanted \[3\]"), (lambda z: plane_of(normal(5, 2) / 0), "points: got numbers"), (lambda z: paths_back(z, [], normal(0, 2)), "index: got no anchors"),
     (lambda z: paths_back(z, [0, 99], normal(2, 2)), "index: got values from 0 to 99"), (lambda z: paths_back(z, [0, 1], normal(3, 2)), r"noise: got torch.float32 of shape \[3, 2\] on cpu, wanted a floating tensor \[2,2\]"), (lambda z: paths_back(z, [0.5], normal(1, 2)), "index: got torch.float32"),
@@ -186,13 +195,30 @@ def test_chances_begin_with_the_weights_and_end_with_the_owner():
     z = torch.randn(50, 6, generator=draw, dtype=torch.float64)
     torch.testing.assert_close(chances_at(zones, z, 0.0), zones.log_weights.exp().expand(50, 5))
     assert torch.equal(chances_at(zones, z, 1.0).argmax(1), zones.decode(z)) and torch.equal(chances_at(zones, z, 1.0).amax(1), torch.ones(50, dtype=torch.float64))
-    for time in (0.1, 0.3, 0.6):  # what `flow` says of each target is what is said here of it
+    way = zones.flow(z, keep_path=True)
+    for time in way.path.times[way.first:-1:9].tolist():  # what `flow` says of each target at its evaluations is what is said here of it
         chances = chances_at(zones, z, time)
         torch.testing.assert_close(chances.sum(1), torch.ones(50, dtype=torch.float64))
         for k in range(5):
-            way = zones.flow(z, torch.full((50,), k), keep_path=True)
             nearest = int((way.path.times[way.first:] - time).abs().argmin())
-            torch.testing.assert_close(chances[:, k], way.log_prob[nearest].exp(), atol=1e-8, rtol=1e-6)
+            torch.testing.assert_close(chances[:, k], zones.flow(z, torch.full((50,), k)).log_prob[nearest].exp(), atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver, steps, off", [("adams", 3, 0.06), ("adams", 10, 0.01), ("euler", 5, 0.1), ("euler", 20, 0.03)])
+def test_chances_are_those_of_the_time_that_is_asked_for(solver, steps, off):
+    "Also between evaluations, of which there may be few: beside a flow of four hundred."
+    anchors, z = torch.tensor([[-1.6, 0.8], [1.5, 1.2], [0.3, -1.7], [0.4, 0.5]]), normal(300, 2)
+    few, exact = LatentZones(anchors, solver=solver, steps=steps), LatentZones(anchors, steps=400)
+    for time in (0.1, 0.25, 0.3, 0.45, 0.5, 0.65, 0.7, 0.85, 0.9): assert (owners(few, z, time)[1] - owners(exact, z, time)[1]).abs().mean() < off
+    means = [float(owners(few, z, time)[1].mean()) for time in torch.linspace(0, 0.6, 25).tolist()]
+    assert all(before < after for before, after in zip(means, means[1:]))  # no steps
+
+
+@pytest.mark.parametrize("options", [{"solver": "euler", "steps": 1}, {"solver": "euler", "steps": 4}, {"steps": 10, "window": 3.0}, {"steps": 10, "sharpness": 5.0}])
+def test_chances_behind_the_last_evaluation(zones, options):
+    own, z = LatentZones(zones.anchors, **options), normal(20, 2)
+    for time in (0.8, 0.95, 0.999): torch.testing.assert_close(chances_at(own, z, time).sum(1), torch.ones(20))
+    assert (own.decode(z) == chances_at(own, z, 0.999).argmax(1)).all()
 
 
 def test_a_margin_is_small_at_a_border_and_large_far_from_it():
