@@ -221,6 +221,14 @@ def test_chances_behind_the_last_evaluation(zones, options):
     assert (own.decode(z) == chances_at(own, z, 0.999).argmax(1)).all()
 
 
+def test_of_a_flow_that_stops_early_chances_are_those_where_it_stops():
+    zones, z = LatentZones(normal(5, 3, seed=2), steps=20).at_sharpness(2.0), normal(30, 3)
+    found = chances_at(zones, z, 0.999)
+    assert 0.2 < float(found.amax(1).mean()) < 0.95 and torch.equal(found, chances_at(zones, z, 1.0))
+    index = torch.arange(30) % 5
+    torch.testing.assert_close(found.gather(1, index[:, None])[:, 0].log(), zones.flow(z, index).log_prob[-1], atol=1e-4, rtol=1e-4)
+
+
 def test_a_margin_is_small_at_a_border_and_large_far_from_it():
     zones = LatentZones(torch.tensor([[-3.0, 0.0], [3.0, 0.0]], dtype=torch.float64), steps=60)
     def at(x: float) -> float:
