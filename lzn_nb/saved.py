@@ -8,6 +8,7 @@ __all__ = ['recipe_of', 'check_again', 'holds_modules', 'plainly', 'made_from', 
 
 # %% ../nbs/06e_saved.ipynb #89adaf61
 import inspect
+from collections.abc import Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 
@@ -47,14 +48,16 @@ def plainly(value, name: str):
     raise ValueError(f"{name}: got {type(value).__name__}, wanted modules and plain values, which can be written down")
 
 # %% ../nbs/06e_saved.ipynb #579229fe
-def made_from(recipe, name: str = "network"):
-    "What a recipe describes, with fresh weights. `ValueError` that names the part that cannot be made."
-    if isinstance(recipe, list): return tuple(made_from(part, name) for part in recipe)
+def made_from(recipe, name: str = "network", allow: Sequence[str] = ()):
+    "What a recipe describes, with fresh weights. `ValueError` that names the part that cannot be made, or that reads more than the file and is not in `allow`."
+    if isinstance(recipe, list): return tuple(made_from(part, name, allow) for part in recipe)
     if not isinstance(recipe, dict): return recipe
-    if recipe.keys() == {"parts"}: return {key: made_from(part, f"{name}.{key}") for key, part in recipe["parts"].items()}
+    if recipe.keys() == {"parts"}: return {key: made_from(part, f"{name}.{key}", allow) for key, part in recipe["parts"].items()}
     if recipe.keys() != {"make", "given"} or not isinstance(recipe["given"], dict): raise ValueError(f"{name}: got {sorted(recipe)}, wanted a recipe")
     if recipe["make"] not in MAKERS: raise ValueError(f"{name}: needs {recipe['make']!r}, which is not known here; wanted one of {sorted(MAKERS)}, or the import of the module that defines it")
-    maker, given = MAKERS[recipe["make"]], {key: made_from(part, f"{name}.{key}") for key, part in recipe["given"].items()}
+    maker = MAKERS[recipe["make"]]
+    if getattr(maker, "reaches_out", False) and recipe["make"] not in allow: raise ValueError(f"{name}: {recipe['make']} reads what is not in the file ({recipe['given']}), wanted allow=[{recipe['make']!r}] if that is to be trusted")
+    given = {key: made_from(part, f"{name}.{key}", allow) for key, part in recipe["given"].items()}
     try: inspect.signature(maker).bind(**given)
     except TypeError as error: raise ValueError(f"{name}: {recipe['make']} does not take what the recipe gives ({error})") from error
     return maker(**given)
@@ -76,17 +79,19 @@ def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None =
     return Path(path)
 
 # %% ../nbs/06e_saved.ipynb #b14b5bf6
-def load(path: str | Path, device: torch.device | str = "cpu") -> LatentZoningNetwork:
-    "The network in the file `path`, ready for use; its `notes` are those that it was saved with. `ValueError` for a file that is damaged, of another kind or version, or needs what is not known here; `OSError` if it cannot be read."
-    try: torch.device(device)
-    except (RuntimeError, TypeError): raise ValueError(f"device: got {device!r}, wanted one such as 'cpu' or 'cuda'") from None
+def load(path: str | Path, device: torch.device | str = "cpu", *, allow: Sequence[str] = ()) -> LatentZoningNetwork:
+    """The network in the file `path`, ready for use; its `notes` are those that it was saved with. `allow` names makers that may read more than the file (such as "SentenceEncoder", a model that lies elsewhere).
+
+    `ValueError` for a file that is damaged, of another kind or version, or needs what is not known here, and for a device that is not there; `OSError` if it cannot be read."""
+    try: torch.zeros(1, device=device).cpu()
+    except Exception: raise ValueError(f"device: got {device!r}, wanted one such as 'cpu' or 'cuda' that is on this machine") from None  # each kind has errors of its own
     try: state = read_state(path, "network", device)
     except OSError as error: raise type(error)(f"network: {path} cannot be read ({error.strerror}), wanted a file that `lzn_nb.saved.save(network, path)` has written") from error
     try:
-        with torch.random.fork_rng(): network = made_from(state["recipe"])
+        with torch.random.fork_rng(): network = made_from(state["recipe"], allow=allow)
         if not isinstance(network, LatentZoningNetwork): raise ValueError(f"its recipe makes {type(network).__name__}, wanted a LatentZoningNetwork")
         fitted(network.to(device, getattr(torch, state["precision"])), state["weights"])
-    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, MemoryError) as error: raise ValueError(f"network: {path}: {error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, MemoryError, ImportError) as error: raise ValueError(f"network: {path}: {error}") from error
     network.notes = state.get("notes", {})
     return network.eval()
 

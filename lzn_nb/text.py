@@ -119,7 +119,8 @@ def check_lengths(model, sentences: Sequence[str]) -> None:
 class SentenceEncoder(nn.Module):
     """Sentences to anchors `[n,q]`: the frozen `model` of sentence-transformers (its name or folder), and a linear layer.
 
-    `model` may also be any object with its method `encode`; only one that has a name can be saved. `ImportError` without the library, `ValueError` for sentences that it would cut."""
+    `model` may also be any object with its method `encode`; only one that has a name can be saved, and loading it asks for `allow`. `ImportError` without the library, `ValueError` for sentences that it would cut."""
+    reaches_out = True  # to the model's folder, which may hold code
     def __init__(self, model: str, latent_dim: int):
         super().__init__()
         self.frozen = [sentence_model(model) if isinstance(model, str) else model]  # in a list: no part of what is trained, moved and saved

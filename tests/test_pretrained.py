@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import lzn_nb
+from lzn_nb.checkpoints import read_state, write_state
 from lzn_nb.data import load_data
 from lzn_nb.metrics import Judge, accuracy
-from lzn_nb.saved import load_pretrained, pretrained_names
+from lzn_nb.saved import load, load_pretrained, pretrained_names, save
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,3 +55,22 @@ def test_the_script_makes_the_same_again(tmp_path):
 
 def make_pretrained_weights(path):
     return lzn_nb.saved.load(path).state_dict()
+
+
+def test_devices_that_are_not_there_are_named():
+    for device in ("meta", 5, "cuda:77"):
+        with pytest.raises(ValueError, match="device: got .*, wanted one such as"): load_pretrained("digits-joint", device=device)
+
+
+def test_what_reads_more_than_the_file_is_made_for_those_who_allow_it(tmp_path, monkeypatch):
+    "A recipe may name a sentence encoder, whose model is a folder, in which code may lie: it is not even looked for."
+    asked = []
+    monkeypatch.setattr("lzn_nb.text.sentence_model", lambda name: asked.append(name) or (_ for _ in ()).throw(ImportError("no such library")))
+    network = load_pretrained("digits-joint")
+    state = read_state(save(network, tmp_path / "good.safetensors"), "network", "cpu")
+    state["recipe"]["given"]["types"]["parts"]["image"]["given"]["encoder"] = {"make": "SentenceEncoder", "given": {"model": "./folder", "latent_dim": 32}}
+    write_state(path := tmp_path / "bad.safetensors", state, "network")
+    with pytest.raises(ValueError, match=r"SentenceEncoder reads what is not in the file .*\./folder.* wanted allow=\['SentenceEncoder'\]"): load(path)
+    assert not asked
+    with pytest.raises(ValueError, match="no such library"): load(path, allow=["SentenceEncoder"])
+    assert asked == ["./folder"]
