@@ -60,11 +60,12 @@ def read_by_zones(trained: Trained, split: str, anchors: Tensor, time: float) ->
 
 
 @torch.no_grad()
-def read_by_neighbours(trained: Trained, split: str, anchors: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-    "The label `[n]` of the training image nearest to each of `anchors` `[n,q]` of a split, and its share `[n]` among the k nearest; `ValueError` if there is no other."
-    own = split == "train"
-    if len(trained.images) <= own: raise ValueError("data: got one training image, wanted another beside it, by which it is read")
-    near = distances_to(trained, anchors).topk(min(k + own, len(trained.images)), largest=False).indices[:, own:]
+def read_by_neighbours(trained: Trained, anchors: Tensor, own: Tensor | None = None, k: int = 10) -> tuple[Tensor, Tensor]:
+    "The label `[n]` of the training image nearest to each of `anchors` `[n,q]`, and its share `[n]` among the k nearest, without those that are they themselves, at `own` places `[n]`; `ValueError` if there is no other."
+    if len(trained.images) <= (own is not None): raise ValueError("data: got one training image, wanted another beside it, by which it is read")
+    away = distances_to(trained, anchors)
+    if own is not None: away = away.scatter(1, own[:, None].to(away.device), torch.inf)
+    near = away.topk(min(k, len(trained.images) - (own is not None)), largest=False).indices
     found = trained.labels.to(near.device)[near]
     return found[:, 0], (found == found[:, :1]).float().mean(1)
 
@@ -79,7 +80,7 @@ def embedded_parts(trained: Trained, split: str = "test", limit: int = 1000, tim
     for part in number.split(size):
         images, labels = getattr(trained.data, split).take(part)
         anchors = trained.network.embed("image", images)
-        predicted, sure = read_by_zones(trained, split, anchors, time) if labelled else read_by_neighbours(trained, split, anchors)
+        predicted, sure = read_by_zones(trained, split, anchors, time) if labelled else read_by_neighbours(trained, anchors, torch.searchsorted(trained.number, part) if split == "train" else None)
         found.append((part, images, labels, anchors, predicted.cpu(), sure.cpu()))
         yield Embedded(split, *map(torch.cat, zip(*found)))
 

@@ -22,7 +22,7 @@ from .flow import check_between, check_count
 from .network import LatentZoningNetwork
 from .plots import as_text, check_labels, mosaic, new_figure
 from .saved import load_pretrained
-from .zone_plots import Plane, chances_at, decided, margin, owners, plane_of, zone_colours
+from .zone_plots import Plane, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
 from .zones import LatentZones
 
 # %% ../nbs/09d_latent_views.ipynb #55aaeae0
@@ -112,7 +112,7 @@ def slice_parts(trained: Trained, plane: Plane, noise: Tensor, *, half: float = 
     Images begin with `noise` `[1,c,h,w]` and take `steps` evaluations. `ValueError` for numbers out of range.
     """
     check_count("side", side, 100); check_count("rows", rows); check_between("half", half, 0.0)
-    if not 0 <= time <= 1: raise ValueError(f"time: got {time}, wanted one from 0 to 1")
+    check_time(time)
     places = grid_places(half, side)
     z = plane.points(places.flatten(0, 1)).to(trained.centres)
     owner, probability = owners(trained.label_zones, z, time)
@@ -215,15 +215,16 @@ def opaque(image, mode: str):
     "A PIL image in `mode` without transparency: light ink is laid on black, other on white."
     from PIL import Image, ImageStat
     clear = image.convert("RGBA")
-    light = ImageStat.Stat(clear.convert("L"), clear.getchannel("A").point(lambda a: 255 * (a > 127))).mean[0] if clear.getextrema()[3] != (0, 0) else 0
-    ground = Image.new("RGBA", image.size, "black" if light > 127 and clear.getextrema()[3][0] < 255 else "white")
+    least, most = clear.getextrema()[3]
+    light = ImageStat.Stat(clear.convert("RGB").convert("L"), clear.getchannel("A").point(lambda a: 255 * (2 * a > most))).mean[0] if most else 0
+    ground = Image.new("RGBA", image.size, "black" if light > 127 and least < 255 else "white")
     ground.alpha_composite(clear)
     return ground.convert(mode)
 
 # %% ../nbs/09d_latent_views.ipynb #0b1a90e1
 def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Tensor:
     "The image in the bytes of a file called `name`, whole, as `[c,h,w]` in [0, 1]; `ValueError` for what is none, or is larger than 20 MB."
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, ImageStat
     c, h, w = shape
     if len(content) > 20_000_000: raise ValueError(f"file: {name} has {len(content) / 1e6:.0f} MB, wanted 20 at most")
     try:
@@ -235,11 +236,13 @@ def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Ten
     except Exception as error:  # decoders fail in ways of their own
         reason = "nobody knows its format" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
         raise ValueError(f"file: {name} cannot be read as an image ({reason}), wanted a PNG, a JPEG or the like") from None
-    small = ImageOps.pad(sheet, (w, h), Image.Resampling.BOX, color=sheet.getpixel((0, 0)))
+    rim = Image.new("L", sheet.size, 255)
+    rim.paste(0, (1, 1, max(1, sheet.width - 1), max(1, sheet.height - 1)))
+    small = ImageOps.pad(sheet, (w, h), Image.Resampling.BOX, color=tuple(ImageStat.Stat(sheet, rim).median))
     pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1).permute(2, 0, 1).float() / 255
     return pixels
 
-
+# %% ../nbs/09d_latent_views.ipynb #0b1a9be2
 def not_blank(pixels: Tensor, name: str) -> Tensor:
     "Pixels `[c,h,w]` in [0, 1] out of `name`; `ValueError` if they are all of one tone, or nearly."
     if (pixels.amax((1, 2)) - pixels.amin((1, 2)) < 0.1).all(): raise ValueError(f"file: {name} is of one tone, or nearly, once it has {pixels.shape[1]} × {pixels.shape[2]} pixels; wanted an image of something")

@@ -244,7 +244,7 @@ class LookingLatents(MappedLatents):
         self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone"}[s.source])
         self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
-        owner = f"its nearest anchor is that of training image {first:,}" if s.source == "drawing" else f"it lies in the zone of training image {first:,}"
+        owner = f"its nearest anchor is that of training image {int(trained.number[first]):,}" if s.source == "drawing" else f"it lies in the zone of training image {int(trained.number[first]):,}"
         self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.</span>'
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d
@@ -253,7 +253,7 @@ class DrawnLatents(LookingLatents):
     def show_drawing(self) -> None:
         "Read the drawing and look at it, or say what is wrong with it."
         drawing, trained, (c, h, w) = self.state.drawing, self.trained, self.trained.image.shape
-        self.again.value, self.heard.value, self.reading, self.unreadable, self.read_last = "", "", None, None, drawing
+        self.again.value, self.heard.value, self.unread.value, self.reading, self.unreadable, self.read_last = "", "", "", None, None, drawing
         if any(drawing):
             try:
                 if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
@@ -272,10 +272,10 @@ class DrawnLatents(LookingLatents):
         self.unread.value, self.state.drawing = "", []
 
     def take(self, name: str, content: bytes) -> None:
-        "Draw what the bytes of an image file hold, light on dark as the training images are; a sentence if they hold none."
+        "Draw what the bytes of an image file hold, light on dark if the training images are (grey ones); a sentence if they hold none."
         try: pixels = not_blank(upload_pixels(bytes(content), name, self.trained.image.shape), name)
         except FAULTS as error: self.unread.value = sentence(error); return
-        other = (border_light(pixels) > 0.5) != (border_light((self.trained.images + 1) / 2) > 0.5)
+        other = len(pixels) == 1 and (border_light(pixels) > 0.5) != (border_light((self.trained.images + 1) / 2) > 0.5)
         self.unread.value, self.state.drawing, self.state.source = "", (1 - pixels if other else pixels).flatten().tolist(), "drawing"  # also where the same file comes again
 
 # %% ../nbs/10b_latent_widgets.ipynb #c46e8daa
@@ -314,7 +314,7 @@ def slice_controls(state, classes: Sequence[str], images: int) -> list:
     narrow = {"style": {"description_width": "3.4em"}, "layout": {"width": "7.2em"}}
     three = lambda kind, names, tip, values, **options: [labelled(kind, name, f"{which} {tip}", value=k, **options, **narrow) for name, which, k in zip(names, ("first", "second", "third"), values)]
     corners = three(w.Dropdown, ("zones", "and", "and"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
-    picked = three(w.BoundedIntText, ("images", "and", "and"), f"training image whose zone's centre the plane goes through, by its number from 0 to {most}", state.picked, min=0, max=most)
+    picked = three(w.BoundedIntText, ("images", "and", "and"), f"training image whose zone's centre the plane goes through, by its place from 0 to {most} among those that have zones here", state.picked, min=0, max=most)
     turn = labelled(w.IntSlider, "turn", "number of the plane that chance has drawn", **limits(state, "turn"))
     half = labelled(w.FloatSlider, "reach", "how far the map goes to each side", step=0.25, **limits(state, "half"))
     for name, control in (("plane", plane), ("turn", turn), ("half", half)): traitlets.link((state, name), (control, "value"))

@@ -42,8 +42,8 @@ def new_figure(width: float, height: float):
 
 # %% ../nbs/09_plots.ipynb #71410025
 def as_text(name: object) -> str:
-    "A name as text that matplotlib does not read as a formula."
-    return str(name).replace("$", r"\$")
+    "A name as text that matplotlib neither reads as a formula nor leaves out of a legend."
+    return ("\u200b" if str(name).startswith("_") else "") + str(name).replace("$", r"\$")
 
 
 def as_screen_text(name: object) -> str:

@@ -174,7 +174,7 @@ class ToldRun(RunFigures):
 
     def doing(self, where: dict | None, ended: bool) -> str:
         "What the run does, in a few words."
-        if where and where["finished"]: return "finished"
+        if where and where["finished"] and (ended and not self.process.returncode or self.process is None): return "finished"
         if ended: return how_ended(self.process, where, self.out)
         if self.state.stopping: return "stopping at a checkpoint …"
         if not where or not where["step"]: return "waiting for the first figures"
@@ -201,7 +201,7 @@ class RunView(ToldRun):
         except FAULTS as error: said = [sentence(error)]
         if where or ended: said += [f'<span role="status">{html.escape(self.told(where, ended))}</span>']
         self.said.value = "<br>".join(said)
-        self.stop_button.disabled |= (over := ended or bool(where and where["finished"]))
+        self.stop_button.disabled |= (over := ended if self.process else bool(where and where["finished"]))
         return not over
 
     async def watch(self) -> None:

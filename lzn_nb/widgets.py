@@ -284,14 +284,14 @@ class ShownZones:
         self.seen, ways, self.wrong = explored(torch.tensor(s.anchors), torch.tensor(s.weights), alpha=s.alpha, solver=s.solver, steps=s.steps, draws=s.draws, time=s.time, ways=s.ways, half=self.half)
         self.filling = True
         try: fill_explorer(self.figure, self.seen, ways)
-        finally: self.filling, self.circled = False, self.seen.anchors.tolist()
+        finally: self.filling, self.circled, self.counted_anew = False, self.seen.anchors.tolist(), False
         self.said.value = f'<span role="status">{len(self.seen.latents)} latents, {self.wrong:.1%} of them in a wrong zone</span>'
 
     def dragged(self, layout, shapes) -> None:
         "Somebody has moved a circle on the screen."
         if self.filling: return
         places, anchors = [[(shape.x0 + shape.x1) / 2, (shape.y0 + shape.y1) / 2] for shape in shapes], self.state.anchors
-        if len(places) != len(anchors): self.draw(); return  # one has come or gone that is still to be drawn: nobody knows which is meant
+        if self.counted_anew or len(places) != len(anchors): self.draw(); return  # one has come or gone that is still to be drawn: nobody knows which is meant
         moved = [k for k, (new, old) in enumerate(zip(places, self.circled)) if abs(new[0] - old[0]) + abs(new[1] - old[1]) > 1e-6]
         self.circled = places  # what was drawn, or dragged since; the state may know of more that is still to be drawn
         if moved: self.state.set_trait("chosen", moved[0]); self.state.anchors = [places[k] if k in moved else old for k, old in enumerate(anchors)]
@@ -363,12 +363,14 @@ class ZoneExplorer(Refusing, ShownZones):
         "A new anchor, chosen at once."
         s = self.state
         if len(s.anchors) >= 50: self.denied.value = sentence(ValueError("anchors: 50 are there, more cannot be told apart here")); return
+        self.counted_anew = True
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = [*s.anchors, [x, y]], [*s.weights, 1.0], len(s.anchors)
 
     def delete(self) -> None:
         "Without the chosen anchor, unless it is the last."
         s, k = self.state, self.state.place
         if len(s.anchors) == 1: self.denied.value = sentence(ValueError("anchors: one is left, and somebody must own the space")); return
+        self.counted_anew = True
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = s.anchors[:k] + s.anchors[k + 1:], s.weights[:k] + s.weights[k + 1:], max(0, k - 1)
 
 # %% ../nbs/10_widgets.ipynb #31cf8258

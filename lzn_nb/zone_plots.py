@@ -98,8 +98,9 @@ def check_time(time: float) -> None:
 @torch.no_grad()
 def decided(zones: LatentZones, z: Tensor, time: float) -> tuple[Tensor, Tensor]:
     "Whose zone each of the latents `z` `[m,q]` lies in, and the probabilities `[m,n]` of the anchors where the flow has brought it at `time` [§2.2.1], by straight lines between evaluations; their weights at 0, certainty at 1. Of a flow that stops earlier, those where it stops."
+    check_time(time)
     way = zones.flow(z, keep_path=time > 0)
-    if time <= 0: return way.index, zones.log_weights.exp().expand(len(z), len(zones))
+    if time == 0: return way.index, zones.log_weights.exp().expand(len(z), len(zones))
     if zones.solver.knows_start and not way.sure: time = min(time, float(way.path.times[-1]))  # Euler goes to its end
     if time >= 1 or way.sure and time > way.path.times[-1]: return way.index, torch.nn.functional.one_hot(way.index, len(zones)).to(z)
     times, positions = torch.cat([way.path.times, way.path.times.new_ones(1)]), torch.cat([way.path.positions, way.end[None]])

@@ -12,7 +12,7 @@ from traitlets import TraitError
 
 from lzn_nb import embedding_plots, embedding_widgets
 from lzn_nb.backbones import make_encoder
-from lzn_nb.data import Split
+from lzn_nb.data import Split, load_data
 from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
 from lzn_nb.embedding_widgets import EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
 from lzn_nb.latent_views import Trained
@@ -100,6 +100,14 @@ def test_a_network_without_labels_can_be_explored(nameless):
     assert explorer.seen.split == "train" and "60 train images" in explorer.said.value
     faces = replace(explorer.trained.data, classes=("faces",))
     assert "data: got images without labels (all are faces), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, faces).refused)
+
+
+def test_twins_are_neighbours_and_nobody_is_their_own(nameless):
+    data = load_data("digits")
+    some, other = data.train.take(torch.arange(40))
+    twice = replace(data.train, pixels=data.train.pixels[:40].repeat(2, 1, 1, 1), labels=torch.cat([other, (other + 1) % 10]))
+    train = embedded(Trained(nameless, replace(data, train=twice), parts=("encoder",), labels=False), "train")
+    assert len(train.images) == 80 and (train.predicted == torch.cat([(other + 1) % 10, other])).all()
 
 
 # -- features ---------------------------------------------------------------------------------------

@@ -155,7 +155,9 @@ def test_files_become_pixels():
         stroke = Image.new("RGBA", (40, 40), (0, 0, 0, 0)); stroke.paste((ink, ink, ink, 255), (15, 5, 25, 35))
         pixels = upload_pixels(png(stroke), "stroke.png", (1, 8, 8))
         assert pixels[0, 4, 4] == ink / 255 and pixels[0, 0, 0] == 1 - ink / 255
-    tall = Image.new("L", (20, 80), 200); tall.paste(0, (5, 0, 15, 10)); tall.paste(0, (5, 70, 15, 80))
+    faint = Image.new("RGBA", (40, 40), (0, 0, 0, 0)); faint.paste((255, 255, 255, 100), (15, 5, 25, 35))
+    assert upload_pixels(png(faint), "faint.png", (1, 8, 8))[0, 4, 4] > 0.3
+    tall = Image.new("L", (20, 80), 200); tall.putpixel((0, 0), 0); tall.paste(0, (5, 0, 15, 10)); tall.paste(0, (5, 70, 15, 80))
     pixels = upload_pixels(png(tall), "tall.png", (1, 8, 8))[0]  # the ends are still there, and its own grey beside it
     assert (pixels[[0, -1], 3:5] < 0.5).all() and torch.allclose(pixels[:, [0, 1, 6, 7]], torch.tensor(200 / 255))
     frame = torch.zeros(1, 4, 4); frame[:, 1:3, 1:3] = 1
@@ -380,3 +382,20 @@ def test_captions_are_escaped_and_the_pad_needs_its_package(monkeypatch):
     from lzn_nb.latent_widgets import pad_class
     pad_class.cache_clear()
     with pytest.raises(ImportError, match=r"wanted: pip install lzn_nb\[lab\]"): pixel_pad(8, 8)
+
+
+def test_a_photograph_keeps_its_colours(playground):
+    "Dark on light is turned where there is ink on paper, in grey; and a refusal goes with the next drawing."
+    from dataclasses import replace
+    data = load_data("digits")
+    split = replace(data.train, pixels=(data.train.pixels[:60] // 2).repeat(1, 3, 1, 1), labels=data.train.labels[:60])
+    coloured = LatentPlayground(joint_network(JOINT_PRESETS["tiny"], (3, 8, 8), 10), replace(data, train=split, valid=split, test=split), side=3, samples=1)
+    photo = Image.new("RGB", (16, 16), (180, 210, 250)); photo.paste((200, 30, 30), (4, 4, 12, 12))
+    coloured.take("photo.png", png(photo))
+    pixels = torch.tensor(coloured.state.drawing).reshape(3, 8, 8)
+    assert torch.allclose(pixels[:, 0, 0], torch.tensor([180, 210, 250]) / 255) and torch.allclose(pixels[:, 4, 4], torch.tensor([200, 30, 30]) / 255)
+    playground.take("blank.png", png(Image.new("L", (9, 9), 255)))
+    assert "of one tone" in playground.unread.value
+    playground.state.drawing = [0.0] * 20 + [1.0] * 44
+    assert playground.unread.value == ""
+    playground.wipe()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.embedding_plots import embedding_map
-from lzn_nb.plots import (as_screen_text, confusion_table, curves_by_run, draw_reliability, figure_png, gaussian_check, html_table, image_grid, lines_of_runs,
+from lzn_nb.plots import (as_screen_text, as_text, confusion_table, curves_by_run, draw_reliability, figure_png, gaussian_check, html_table, image_grid, lines_of_runs,
                           markdown_table, mosaic, mosaic_corners, new_figure, normal_check, principal_plane, reliability, training_curves, write_report)
 from lzn_nb.runs import write_metrics
 
@@ -342,3 +342,9 @@ def test_pyplot_is_left_alone():
     before = plt.get_fignums()
     image_grid(torch.zeros(1, 1, 2, 2)), gaussian_check(torch.zeros(9, 2)), embedding_map(torch.randn(9, 2), torch.zeros(9, dtype=torch.long), "a")
     assert plt.get_fignums() == before
+
+
+def test_names_that_begin_with_an_underscore_are_in_the_legend():
+    figure, axis = (made := new_figure(3, 2)), made.subplots()
+    axis.plot([0, 1], label=as_text("_b"))
+    assert [text.get_text() for text in axis.legend().get_texts()] == ["\u200b_b"] and as_text("a_b") == "a_b" and len(figure_png(figure)) > 1000

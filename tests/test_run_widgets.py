@@ -163,6 +163,19 @@ def test_how_a_process_has_ended_is_its_own_story(tmp_path):
     assert "ended, lzn joint: no memory<" in told(2)
 
 
+def test_an_earlier_finish_is_not_that_of_this_process(tmp_path):
+    log(tmp_path, {"step": 5, "final": True})
+    (tmp_path / "log.txt").write_text("lzn joint: out: already holds a run\n")
+    failed = TrainingMonitor(tmp_path, ended(2))
+    assert "update 5, last checkpoint none yet: finished" not in failed.said.value and "already holds a run" in failed.said.value and not failed.refresh()
+    assert "finished" in TrainingMonitor(tmp_path, ended(0)).said.value and "finished" in TrainingMonitor(tmp_path).said.value
+    waits = RunProcess([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        monitor = TrainingMonitor(tmp_path, waits)
+        assert "finished" not in monitor.said.value and monitor.refresh() and not monitor.stop_button.disabled
+    finally: waits.kill(); waits.wait(60)
+
+
 @pytest.mark.parametrize("code, how", [(143, "ended"), (-15, "killed (signal 15)")])
 def test_who_is_ended_at_once_has_saved_nothing(tmp_path, code, how):
     "The command says that everything is saved, which is true of everything that there is."

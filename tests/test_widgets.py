@@ -176,6 +176,15 @@ def test_a_drag_moves_what_was_dragged_and_nothing_else():
     assert drawn_late(twice).state.anchors == [pytest.approx([-0.5, 2.0]), [-1.0, 1.0], [-1.0, -1.0], pytest.approx([2.0, -2.0])]
 
 
+def test_a_drag_is_not_taken_where_anchors_have_come_and_gone():
+    "As many as before, but not the same."
+    async def both(explorer):
+        explorer.delete(); explorer.add(2.0, 2.0)
+        explorer.dragged(None, circles(SQUARE[0].tolist(), [0.3, -2.5], *SQUARE[2:].tolist()))
+
+    assert drawn_late(both).state.anchors == [*SQUARE[1:].tolist(), [2.0, 2.0]]
+
+
 @pytest.mark.parametrize("what, anchors", [("add", 5), ("delete", 3)])
 def test_a_drag_of_an_older_figure_breaks_nothing(what, anchors):
     async def act(explorer):

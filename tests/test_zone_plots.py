@@ -238,3 +238,8 @@ def test_a_margin_is_small_at_a_border_and_large_far_from_it():
     some = torch.tensor([[0.2, 0.7, 0.1]])
     torch.testing.assert_close(torch.cat([margin(some, torch.tensor([k])) for k in (0, 1, 2)]), torch.tensor([-0.5, 0.5, -0.6]))
     assert margin(torch.ones(1, 1), torch.tensor([0])) == 1.0
+
+
+@pytest.mark.parametrize("time", [float("nan"), "x", 2, -1, True])
+def test_times_that_are_none_are_named(zones, time):
+    with pytest.raises(ValueError, match="time: got .*, wanted a number from 0 to 1"): chances_at(zones, normal(2, 2), time)
