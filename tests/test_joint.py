@@ -13,6 +13,7 @@ from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
 from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
 from lzn_nb.runs import read_metrics
+from lzn_nb.saved import load, save
 from lzn_nb.training import get_preset
 from lzn_nb.zones import LatentZones
 
@@ -107,6 +108,23 @@ def test_baseline_has_neither_encoder_nor_latent():
 def test_same_decoder_size_up_to_the_latent():
     count = lambda zones: sum(p.numel() for p in joint_network(dataclasses.replace(TINY, zones=zones), (1, 8, 8), 10)["image"].decoder.parameters())
     assert count(True) - count(False) == TINY.latent_dim * 4 * TINY.width  # the first layer's wider input, nothing else
+
+
+def test_another_encoder_takes_part_in_everything(tmp_path):
+    "All that train with one, the usual classifier included; its batch norms know the batch; and it is saved and loaded."
+    config, images = dataclasses.replace(TINY, backbone="resnet18"), batch(16, (3, 32, 32))
+    for changes in ({}, {"drawing": False}, {"cross_entropy": True, "drawing": False}):
+        network = joint_network(other := dataclasses.replace(config, **changes), (3, 32, 32), 10)
+        assert type(network["image"].encoder).__name__ == "ResNetEncoder"
+        losses(other, network, *images)["loss"].backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network["image"].encoder.parameters())
+    done = run_joint("digits", "tiny", tmp_path / "run", progress=False, backbone="cnn", steps=4)
+    assert 0 <= done.figures["accuracy"] <= 1 and done.config.backbone == "cnn"
+    again = load(save(done.network, tmp_path / "cnn.safetensors"))
+    x = done.data.test.take(torch.arange(12))[0]
+    assert torch.equal(again.classify(x), done.network.classify(x)) and again.embed("image", x).shape == (12, TINY.latent_dim)
+    assert joint_network(dataclasses.replace(TINY, zones=False, backbone="cnn"), (1, 8, 8), 10)["image"].encoder is None
+    with pytest.raises(ValueError, match="backbone: got 'resnet19', wanted one of"): joint_network(dataclasses.replace(TINY, backbone="resnet19"), (1, 8, 8), 10)
 
 
 def test_a_shape_that_is_none_of_an_image_is_named():

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..backbones import make_encoder
 from ..checkpoints import load_checkpoint, naming_checkpoint
 from ..data import ImageData, batches, check_files, load_data
 from ..flow import free_memory
@@ -62,6 +63,7 @@ class ImageConfig(TrainConfig):
     latent_dim: int = 32                  # dimensions of the latent space
     width: int = 16                       # channels of the decoder's first level
     encoder_width: int = 16               # channels of the encoder's first level
+    backbone: str = ""                    # the encoder: the paper's U-Net, or the network of this name ("resnet18", "cnn", "torchvision:…") and a linear head
     mults: tuple[int, ...] = (1, 2)       # channels of each level, in widths
     blocks: int = 1                       # residual blocks a level
     attention: tuple[int, ...] = (4, 7)   # image sizes with self-attention
@@ -85,12 +87,13 @@ class ImageConfig(TrainConfig):
 
 # %% ../../nbs/19_scenarios.ipynb #d3d62469
 def image_type(config: ImageConfig, shape: tuple[int, int, int], classes: int = 0, drawing: bool = True) -> ImageType:
-    "Images of `shape` (c, h, w) as a data type: U-Net encoder (none without zones), U-Net decoder (none unless it is for `drawing`) that is told the latent and, if there are `classes`, the class."
+    "Images of `shape` (c, h, w) as a data type: encoder (a U-Net, or on a backbone; none without zones), U-Net decoder (none unless it is for `drawing`) that is told the latent and, if there are `classes`, the class."
     if len(shape) != 3: raise ValueError(f"shape: got {tuple(shape)}, wanted (c, h, w) of images")
     channels, size, _ = shape
     body = dict(mults=fit_levels(size, config.mults), blocks=config.blocks, attention=config.attention, dropout=config.dropout, smooth=config.pyramid, pyramid=config.pyramid)
     taps = tuple(size >> k for k in range(1, len(body["mults"])) if size >> k in (64, 32, 16, 8, 4)) or None if config.pyramid else None
-    encoder = UNetEncoder(channels, size, config.latent_dim, width=config.encoder_width, tap_sizes=taps, **body) if config.zones else None
+    unet = lambda: UNetEncoder(channels, size, config.latent_dim, width=config.encoder_width, tap_sizes=taps, **body)
+    encoder = (make_encoder(config.backbone, shape, config.latent_dim) if config.backbone else unet()) if config.zones else None
     decoder = UNetDecoder(channels, size, latent_dim=config.latent_dim if config.zones else 0, classes=classes, width=config.width, log_time=config.pyramid, **body)
     return ImageType(encoder, decoder if drawing else None, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps)
 

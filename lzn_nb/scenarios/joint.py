@@ -63,7 +63,7 @@ JOINT_PRESETS = {
     "cpu": JointConfig(steps=800, batch=128, warmup=50, schedule="cosine", ema=0.999, encoder_width=24, jitter=0.5),
     "gpu": JointConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.9995, latent_dim=64, width=64, encoder_width=64,
                        mults=(1, 2, 2), blocks=2, attention=(7, 8, 16), rate_decoder=2e-3, rate_encoder=2e-4, rate_label=1e-3,
-                       zone_steps=20, save_every=1000),
+                       zone_steps=20, flip=True, jitter=0.5, save_every=1000),
     "paper": JointConfig(steps=200_000, batch=2000, warmup=5000, ema=0.999999, latent_dim=200, width=128, encoder_width=128,
                          mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_encoder=5e-5, rate_decoder=2e-3,
                          rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000),
