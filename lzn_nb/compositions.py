@@ -42,9 +42,10 @@ def inside(zones: LatentZones, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def moved(zones: LatentZones, z: Tensor, to: Tensor) -> Tensor:
     "Latents `[m,q]` at the same places as `z` `[m,q]` in their zones, but in the zones numbered `to` `[m]`. `ValueError` for other numbers, or not as many."
-    if not isinstance(to, Tensor) or to.shape != (len(z),) or to.is_floating_point() or len(to) and not 0 <= int(to.min()) <= int(to.max()) < len(zones):
-        raise ValueError(f"to: got {came(to)}{f' from {to.min()} to {to.max()}' if isinstance(to, Tensor) and len(to) else ''}, wanted integers [{len(z)}] from 0 to {len(zones) - 1}, the number of a zone for each latent")
-    return zones.encode(to, inside(zones, z)[1])
+    place = inside(zones, z)[1]
+    if not isinstance(to, Tensor) or to.shape != (len(z),) or to.is_floating_point() or to.is_complex() or len(to) and not 0 <= int(to.min()) <= int(to.max()) < len(zones):
+        raise ValueError(f"to: got {came(to)}{f' from {to.min()} to {to.max()}' if isinstance(to, Tensor) and to.numel() and not to.is_complex() else ''}, wanted integers [{len(z)}] from 0 to {len(zones) - 1}, the number of a zone for each latent")
+    return zones.encode(to, place)
 
 # %% ../nbs/22b_compositions.ipynb #9340ccc8
 def arc(a: Tensor, b: Tensor, points: int = 11) -> Tensor:
@@ -63,11 +64,12 @@ def accepted(draw: Callable[[int], Tensor], fits: Callable[[Tensor], Tensor], n:
     """`n` of the latents `[n,q]` for which `fits(z)` `[k]` is true, among those that `draw(k)` `[k,q]` gives: rejection.
 
     `ValueError` if `tries` times `n` latents hold fewer, with how many they were: the zones hardly meet, or do not."""
+    for name, given in (("draw", draw), ("fits", fits)):
+        if not callable(given): raise ValueError(f"{name}: got {type(given).__name__}, wanted a function")
     kept, drawn, found = [], 0, 0
     while found < count("n", n) and drawn < count("tries", tries) * n:
-        z = draw(n)
-        good = torch.as_tensor(fits(z))
-        if good.dtype != torch.bool or good.shape != (len(z),): raise ValueError(f"fits: got {good.dtype} of {came(good)}, wanted true or false for each of {len(z)} latents")
+        if not isinstance(z := draw(n), Tensor) or z.ndim != 2: raise ValueError(f"draw: got {came(z)}, wanted latents [{n},q]")
+        if not isinstance(good := fits(z), Tensor) or good.dtype != torch.bool or good.shape != (len(z),): raise ValueError(f"fits: got {came(good)}{f' of {good.dtype}' if isinstance(good, Tensor) else ''}, wanted true or false for each of {len(z)} latents")
         kept.append(z[good.to(z.device)]); drawn += n; found += int(good.sum())
     if found < n: raise ValueError(f"fits: {found} of {drawn:,} latents do, wanted {n}: the zones hardly meet, or do not")
     return torch.cat(kept)[:n]

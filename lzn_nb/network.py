@@ -163,7 +163,7 @@ class SharedSpace(nn.Module):
         self.types, self.latent_dim = nn.ModuleDict(types), dims.pop()
 
     def __getitem__(self, name: str) -> DataType:
-        if name not in self.types: raise ValueError(f"data type: got {name!r}, wanted one of {sorted(self.types)}")
+        if not isinstance(name, str) or name not in self.types: raise ValueError(f"data type: got {name!r}, wanted one of {sorted(self.types)}")
         return self.types[name]
 
     def check(self, name: str, x):

@@ -123,3 +123,13 @@ def test_zones_that_do_not_meet_are_said_to():
         with pytest.raises(ValueError, match=r"fits: got .*, wanted true or false for each of 4 latents"): accepted(draw, bad, 4)
     for name in ("n", "tries"):
         with pytest.raises(ValueError, match=f"{name}: got 0"): accepted(draw, lambda z: z[:, 0] == 0, **({"n": 4} | {name: 0}))
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda zones, z: accepted(None, len, 3), "draw: got NoneType, wanted a function"), (lambda zones, z: accepted(len, "x", 3), "fits: got str, wanted a function"),
+    (lambda zones, z: accepted(lambda n: [0.0] * n, len, 3), r"draw: got list, wanted latents \[3,q\]"), (lambda zones, z: accepted(lambda n: z[:n], lambda z: None, 3), "fits: got NoneType, wanted true or false"),
+    (lambda zones, z: moved(None, z, torch.zeros(4).long()), "zones: got NoneType"), (lambda zones, z: moved(zones, None, torch.zeros(4).long()), "z: got"), (lambda zones, z: moved(zones, z, torch.zeros(4, dtype=torch.complex64)), r"to: got shape \[4\]"),
+    (lambda zones, z: moved(zones, z, torch.tensor(1)), r"to: got shape \[\]"), (lambda zones, z: load_pretrained().translate(z, ["image"], "label"), r"data type: got \['image'\], wanted one of"),
+])
+def test_what_can_be_no_argument_is_named(call, words):
+    with pytest.raises(ValueError, match=words): call(some_zones(), torch.zeros(4, 6, dtype=torch.float64))

@@ -110,6 +110,11 @@ def test_same_decoder_size_up_to_the_latent():
     assert count(True) - count(False) == TINY.latent_dim * 4 * TINY.width  # the first layer's wider input, nothing else
 
 
+@pytest.mark.parametrize("out", [None, 3])
+def test_a_folder_that_is_none_is_named(out):
+    with pytest.raises(ValueError, match="out: got .*, wanted the folder of a run"): run_joint("digits", "tiny", out, progress=False)
+
+
 def test_another_encoder_takes_part_in_everything(tmp_path):
     "All that train with one, the usual classifier included; its batch norms know the batch; and it is saved and loaded."
     config, images = dataclasses.replace(TINY, backbone="resnet18"), batch(16, (3, 32, 32))
