@@ -186,6 +186,7 @@ class ShownLatents:
         self.map.now(); self.read.now(); self.look_there()
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(self.read, "drawing")
+        self.state.observe(lambda _: self.unread.set_trait("value", ""), "drawing")  # at once: a reading that comes later wipes no newer refusal
         self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "alpha", "seed"])
         self.figure.data[0].on_click(lambda trace, points, _: self.go_to(*self.slice.places.flatten(0, 1)[points.point_inds[0]].tolist()) if points.point_inds else None)
 
@@ -253,7 +254,7 @@ class DrawnLatents(LookingLatents):
     def show_drawing(self) -> None:
         "Read the drawing and look at it, or say what is wrong with it."
         drawing, trained, (c, h, w) = self.state.drawing, self.trained, self.trained.image.shape
-        self.again.value, self.heard.value, self.unread.value, self.reading, self.unreadable, self.read_last = "", "", "", None, None, drawing
+        self.again.value, self.heard.value, self.reading, self.unreadable, self.read_last = "", "", None, None, drawing
         if any(drawing):
             try:
                 if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
