@@ -185,8 +185,7 @@ class ShownLatents:
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
         self.map.now(); self.read.now(); self.look_there()
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
-        self.state.observe(self.read, "drawing")
-        self.state.observe(lambda _: self.unread.set_trait("value", ""), "drawing")  # at once: a reading that comes later wipes no newer refusal
+        self.state.observe(lambda change: (self.unread.set_trait("value", ""), self.read(change)), "drawing")  # at once: a reading that comes later wipes no newer refusal
         self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "alpha", "seed"])
         self.figure.data[0].on_click(lambda trace, points, _: self.go_to(*self.slice.places.flatten(0, 1)[points.point_inds[0]].tolist()) if points.point_inds else None)
 
