@@ -239,8 +239,7 @@ def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Ten
     rim = Image.new("L", sheet.size, 255)
     rim.paste(0, (1, 1, max(1, sheet.width - 1), max(1, sheet.height - 1)))
     small = ImageOps.pad(sheet, (w, h), Image.Resampling.BOX, color=tuple(ImageStat.Stat(sheet, rim).median))
-    pixels = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1).permute(2, 0, 1).float() / 255
-    return pixels
+    return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1).permute(2, 0, 1).float() / 255
 
 # %% ../nbs/09d_latent_views.ipynb #0b1a9be2
 def not_blank(pixels: Tensor, name: str) -> Tensor:

@@ -255,7 +255,7 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
 
     `changes` are fields of the preset; `data_options` go to `load_data`. `ValueError` for bad requests, before anything is written.
     Several processes, started by `torchrun` or `accelerate launch`, train together; the first one writes."""
-    if not isinstance(out, (str, Path)): raise ValueError(f"out: got {type(out).__name__}, wanted the folder of a run")
+    if not isinstance(out, str) and not hasattr(out, "__fspath__"): raise ValueError(f"out: got {type(out).__name__}, wanted the folder of a run")
     trainer, images = prepare(scenario, data, preset, seed, device, data_options, changes)
     config, main, out = trainer.config, trainer.accelerator.is_main_process, Path(out)
     if not final_figures(out): check_files(images); check_weights()
