@@ -94,7 +94,7 @@ def words_in(sentence: str) -> list[str]:
 # %% ../nbs/03b_captions.ipynb #f602fb78
 class Draws:
     "Choices by the numbers of one draw from a generator."
-    def __init__(self, generator: torch.Generator | None): self.numbers = iter(torch.rand(32, generator=generator).tolist())
+    def __init__(self, generator: torch.Generator | None): self.numbers = iter(torch.rand(32, generator=generator, device=generator.device if generator else "cpu").tolist())
     def chance(self, share: float) -> bool: return next(self.numbers) < share
     def pick(self, options: Sequence): return options[int(next(self.numbers) * len(options))]
     def shuffled(self, items: Sequence) -> list:

@@ -38,6 +38,7 @@ def reading(method: Callable) -> Callable:
 class DataType(nn.Module):
     "A kind of data in the latent space: `anchors` is its encoder, `decode` its decoder; either may be missing [§2.1]."
     condition: tuple[str, ...] = ()  # names of the data types whose values `decode` is told besides the latent
+    optional: tuple[str, ...] = ()   # those of them that it is told only where somebody gives them
 
     def __init__(self, latent_dim: int, zone_steps: int = 10, solver: str = "adams"):
         super().__init__()
@@ -133,6 +134,8 @@ class ImageType(ImageInput):
     `decoder(x_t, t, latent=, label=)` tells by its `latent_dim` and `classes` (0: none) what it wants to know besides;
     `condition` names the data type whose value it gets as a one-hot vector, if it takes classes at all.
     """
+    tellable = ("label",)  # what `given` takes besides the latent
+
     def given(self, z: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
         "What the decoder is told: the latent `[b,q]` and the class `[b]`, each only if it was built for it."
         told = {"latent": z} if self.decoder.latent_dim else {}
@@ -141,17 +144,18 @@ class ImageType(ImageInput):
         return told | {"label": F.one_hot(label, self.decoder.classes).to(z)}
 
     @reading
-    def decode(self, z: Tensor, generator: torch.Generator | None = None, *, label: Tensor | None = None,
-               noise: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
-        "Draw an image for each latent `[m,q]`, from `noise` `[m,c,h,w]` or a draw from `generator`, in `steps` evaluations or by \"rk45\"; `options` of `sample`."
+    def decode(self, z: Tensor, generator: torch.Generator | None = None, *, noise: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
+        "Draw an image for each latent `[m,q]`, from `noise` `[m,c,h,w]` or a draw from `generator`, in `steps` evaluations or by \"rk45\"; `options` of `sample`, and what the decoder is told (`label`)."
         noise = normal((len(z), *self.shape), generator, z) if noise is None else noise
-        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **options, **self.given(z, label))
+        told = {name: options.pop(name) for name in self.tellable if name in options}
+        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **options, **self.given(z, **told))
 
     @reading
     def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
         "Back to the noise of each image `[b,c,h,w]` given its latent `[b,q]`, and forward again [App. C]."
         steps = self.sample_steps if steps is None else steps
-        return self.decode(z, label=label, noise=invert(self.decoder, x, steps=steps, **options, **self.given(z, label)), steps=steps, **options)
+        told = {"label": label} | {name: options.pop(name) for name in self.tellable if name in options}
+        return self.decode(z, noise=invert(self.decoder, x, steps=steps, **options, **self.given(z, **told)), steps=steps, **options, **told)
 
 # %% ../nbs/06_network.ipynb #8dbd7907
 class SharedSpace(nn.Module):
@@ -232,7 +236,8 @@ class WayOut(WayIn):
     def told(self, name: str, z: Tensor, known: dict | None = None) -> dict:
         "Values of other types that the decoder of `name` is told: the `known` ones, checked, and the rest read off `z`."
         known = {other: self.check(other, value) for other, value in (known or {}).items()}
-        return {other: known[other] if other in known else self[other].decode(z) for other in self[name].condition}
+        wanted = [other for other in self[name].condition if other in known or other not in self[name].optional]
+        return {other: known[other] if other in known else self[other].decode(z) for other in wanted}
 
 # %% ../nbs/06_network.ipynb #6e44b11c
 @remembered

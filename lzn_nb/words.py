@@ -58,7 +58,7 @@ class Tokenizer(nn.Module):
         for k, row in enumerate(rows):
             if len(row) > self.limit: raise ValueError(f"text: number {k} has {len(row)} words and commas, wanted at most {self.limit}")
         full = [[START, *(self.numbers.get(word, UNKNOWN) for word in row), END, *[PAD] * (self.limit - len(row))] for row in rows]
-        return torch.tensor(full, dtype=torch.long).reshape(-1, self.length)
+        return torch.tensor(full, dtype=torch.long, device="cpu").reshape(-1, self.length)
 
     def decode(self, tokens: Tensor) -> list[str]:
         "Sentences of tokens `[n,l]`, each up to its end."

@@ -152,11 +152,11 @@ def batch_latents(config: ImageConfig, image: ImageType, images: Tensor, generat
     return encode(config.alpha), extra
 
 # %% ../../nbs/19_scenarios.ipynb #b1a07d01
-def flow_errors(config: ImageConfig, image: ImageType, images: Tensor, z: Tensor, labels: Tensor, draw: Callable, t_min: float = 1e-3) -> Tensor:
-    "The rectified flow's error for each image `[b]`, a piece of the batch at a time."
+def flow_errors(config: ImageConfig, image: ImageType, images: Tensor, z: Tensor, labels: Tensor, draw: Callable, *heard: Tensor, t_min: float = 1e-3) -> Tensor:
+    "The rectified flow's error for each image `[b]`, a piece of the batch at a time; `heard` is what the decoder is told besides latent and label."
     x0, t = draw(torch.randn, *images.shape[1:]), t_min + (1 - t_min) * draw(torch.rand)
-    error = lambda x1, x0, t, z, y: velocity_errors(image.decoder, x1, x0, t, **image.given(z, y))
-    return in_pieces(error, config.piece or None, images, x0, t, z, labels)
+    error = lambda x1, x0, t, z, *told: velocity_errors(image.decoder, x1, x0, t, **image.given(z, *told))
+    return in_pieces(error, config.piece or None, images, x0, t, z, labels, *heard)
 
 
 def mirrored(config: ImageConfig, images: Tensor, draw: Callable) -> Tensor:
