@@ -71,6 +71,7 @@ EXAMPLES = """examples:
   lzn joint --baseline rf --out runs/rf                    the plain rectified flow to compare with
   lzn generation --data mnist --out runs/mnist             drawing alone, in as few evaluations as zones make possible
   lzn representation --method simclr --out runs/simclr     features learned without labels, by another method
+  lzn text --data mnist --out runs/sentences               draw what a sentence says, say what is drawn, find one by the other
   lzn joint --data cifar10 --preset gpu --out runs/cifar   CIFAR-10 from the folder that $LZN_DATA names
   lzn joint --data folder:photos --image-size 32 --preset gpu --out runs/photos
   lzn joint --set latent_dim=64 --set steps=2000 --seed 1 --out runs/wide
@@ -106,7 +107,9 @@ SCENARIOS = {  # by the name of the command, which is its module's
     "representation": Command("learn features without labels", "Train an encoder on two views of each image, without labels, by latent alignment or another method, and ask its features for the classes of the test split.", "method",
                               {"lzn": "latent alignment (default)", "simclr": "NT-Xent", "moco": "MoCo v2", "supervised": "with labels, the ceiling"}),
     "joint": Command("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.", "baseline",
-                     {"rf": "no zones, a rectified flow that is told the class", "unlabelled": "zones, but no labels", "no-generation": "zones and labels, but no decoder", "cross-entropy": "the same encoder as a usual classifier"})}
+                     {"rf": "no zones, a rectified flow that is told the class", "unlabelled": "zones, but no labels", "no-generation": "zones and labels, but no decoder", "cross-entropy": "the same encoder as a usual classifier"}),
+    "text": Command("images, labels and sentences in one space", "Train one model of handwritten digits, their labels and sentences about them, that goes every way between the three, and evaluate each on the test split.", "baseline",
+                    {"contrastive": "the encoders of images and sentences alone, by contrast", **{f"without-{kind}": f"no {kind}s" for kind in ("label", "text", "image")}})}
 
 # %% ../nbs/40_cli.ipynb #f575c529
 def add_scenario(scenarios, name: str) -> None:

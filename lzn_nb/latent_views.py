@@ -61,6 +61,13 @@ class Trained:
         "The centre `[n,q]` of each training image's zone."
         with torch.no_grad(): return self.zones.encode(alpha=0.0)
 
+    @functools.cached_property
+    def sentences(self) -> LatentZones | None:
+        "Zones of sentences that the network writes by 256 latents of the prior, the company of one that is asked for; None for a network without sentences."
+        if "text" not in self.network.types: return None
+        written = self.network.generate("text", 256, generator=torch.Generator().manual_seed(0))
+        return self.network.zones_of("text", list(dict.fromkeys(one for one in written if one)))
+
     def noises(self, seed: int, n: int) -> tuple[Tensor, Tensor]:
         "Noise of `n` latents `[n,q]` and of `n` images `[n,c,h,w]`; that of the first does not depend on n."
         generators = [torch.Generator().manual_seed(2 * seed + k) for k in (0, 1)]
@@ -157,18 +164,21 @@ class Seen:
     chances: Tensor    # `[c]` of the labels, at some time of the flow
     near: Tensor       # `[k]` positions of the nearest training images
     distances: Tensor  # `[k]` of their anchors
+    written: str = ""  # what the network writes by the first latent, if it writes
     label = property(lambda self: int(self.labels[0]))
     margin = property(lambda self: float(margin(self.chances[None], self.labels[:1])))
 
 
 @torch.no_grad()
-def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 8, near: int = 8) -> Seen:
-    "What lies at the latents `z` `[n,q]`, drawn from `noise` `[n,c,h,w]`; neighbours are those of `anchor` `[1,q]` (None: of the training image in whose zone the first latent lies)."
+def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 8, near: int = 8, sentence: str = "") -> Seen:
+    "What lies at the latents `z` `[n,q]`, drawn from `noise` `[n,c,h,w]`; neighbours are those of `anchor` `[1,q]` (None: of the training image in whose zone the first latent lies). The decoder is told the `sentence`, if there is one."
     labels, chances = decided(trained.label_zones, z, time)
-    samples = trained.network.decode("image", z, known={"label": labels}, noise=noise, steps=steps)
+    told = {"label": labels} | ({"text": [sentence] * len(z)} if sentence else {})
+    samples = trained.network.decode("image", z, known=told, noise=noise, steps=steps)
+    written = trained.network.decode("text", z[:1])[0] if "text" in trained.network.types else ""
     anchor = trained.zones.anchors[trained.zones.decode(z[:1])] if anchor is None else anchor
     distances, found = (trained.zones.anchors - anchor).norm(dim=1).topk(min(near, len(trained.zones)), largest=False)
-    return Seen(samples.cpu(), labels.cpu(), chances[0].cpu(), found.cpu(), distances.cpu())
+    return Seen(samples.cpu(), labels.cpu(), chances[0].cpu(), found.cpu(), distances.cpu(), written)
 
 # %% ../nbs/09d_latent_views.ipynb #5ha4e501
 @torch.no_grad()
@@ -198,6 +208,7 @@ class ImageReading:
     label: int         # in whose zone the centre of its zone lies
     shares: Tensor     # `[c]` of draws from its zone that lie in each label's
     again: Tensor      # `[1,c,h,w]` its reconstruction
+    written: str = ""  # what the network says of it, if it writes
 
 
 @torch.no_grad()
@@ -208,7 +219,8 @@ def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int
     shares = label_shares(network, image, draws=draws, among=zones, generator=torch.Generator(anchor.device).manual_seed(seed))[0]
     centre = zones.encode(points=anchor, alpha=0.0)
     again = trained.image.reconstruct(trained.image.check(image), centre, steps=steps, **network.told("image", centre))
-    return ImageReading(image, anchor, int(trained.label_zones.decode(centre)), shares.cpu(), again.cpu())
+    written = network.decode("text", centre)[0] if "text" in network.types else ""
+    return ImageReading(image, anchor, int(trained.label_zones.decode(centre)), shares.cpu(), again.cpu(), written)
 
 # %% ../nbs/09d_latent_views.ipynb #e6c9afbe
 def opaque(image, mode: str):
