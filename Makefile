@@ -85,7 +85,8 @@ APP_PORT = 8866
 app: env ## the playground as a page in the browser, without code (NETWORK=file DATA=name: of another network)
 	@echo "== Serving http://127.0.0.1:$(APP_PORT); end it with Ctrl-C"
 	@data="$(DATA)"; case "$$data" in folder:[!/~]*) data="folder:$(CURDIR)/$${data#folder:}";; esac; \
-	  LZN_APP_NETWORK="$(if $(NETWORK),$(abspath $(NETWORK)))" LZN_APP_DATA="$$data" OMP_NUM_THREADS=1 $(SETTINGS) \
+	  path="$(NETWORK)"; case "$$path" in [!/~]*) path="$(CURDIR)/$$path";; esac; \
+	  LZN_APP_NETWORK="$$path" LZN_APP_DATA="$$data" OMP_NUM_THREADS=1 $(SETTINGS) \
 	  $(BIN)/voila app/playground.ipynb --Voila.ip=127.0.0.1 --port=$(APP_PORT) $(APP)
 
 # -- for those who edit -----------------------------------------------------------------------

@@ -288,7 +288,7 @@ class ChosenEmbedding(DrawnEmbedding):
         if self.outlined not in (None, self.state.chosen):
             self.outlined, self.figure.layout.selections, self.cleared = None, [], time.monotonic()
             self.figure._send_relayout_msg({"selections": []})  # the browser does not tell of its outlines, so to Python nothing has changed
-        select_samples(self.figure, torch.tensor(self.state.chosen) if self.state.chosen else None)
+        select_samples(self.figure, torch.tensor(shown) if (shown := [k for k in self.state.chosen if k < len(self.seen.images)]) else None)
 
     def choose_class(self, k: int) -> None:
         "Choose all points of a class; -1 nobody, -2 those that are read wrongly."

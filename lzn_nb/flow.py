@@ -451,7 +451,7 @@ def check_count(name: str, value: int, most: float = math.inf) -> None:
 
 def check_between(name: str, value: float, low: float, high: float = math.inf) -> None:
     "`ValueError` unless `value` is a number above `low` and below `high`."
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low < value < high or value > torch.finfo(torch.float64).max:
         raise ValueError(f"{name}: got {value!r}, wanted a number above {low:g}" + (f" and below {high:g}" if high < math.inf else ", finite"))
 
 # %% ../nbs/00_flow.ipynb #2f12ad7d

@@ -250,7 +250,9 @@ def upload_pixels(content: bytes, name: str, shape: tuple[int, int, int]) -> Ten
         raise ValueError(f"file: {name} cannot be read as an image ({reason}), wanted a PNG, a JPEG or the like") from None
     rim = Image.new("L", sheet.size, 255)
     rim.paste(0, (1, 1, max(1, sheet.width - 1), max(1, sheet.height - 1)))
-    small = ImageOps.pad(sheet, (w, h), Image.Resampling.BOX, color=tuple(ImageStat.Stat(sheet, rim).median))
+    size = [max(1, round(side * min(w / sheet.width, h / sheet.height))) for side in sheet.size]  # also of a line
+    small = Image.new(sheet.mode, (w, h), tuple(ImageStat.Stat(sheet, rim).median))
+    small.paste(sheet.resize(size, Image.Resampling.BOX), tuple(round((whole - part) / 2) for whole, part in zip((w, h), size)))
     return torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8).reshape(h, w, -1).permute(2, 0, 1).float() / 255
 
 # %% ../nbs/09d_latent_views.ipynb #0b1a9be2

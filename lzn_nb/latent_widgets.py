@@ -244,7 +244,8 @@ class LookingLatents(MappedLatents):
         self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone"}[s.source])
         self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
-        owner = f"its nearest anchor is that of training image {int(trained.number[first]):,}" if s.source == "drawing" else f"it lies in the zone of training image {int(trained.number[first]):,}"
+        number = int(trained.number[first])
+        owner = ("its nearest anchor is that of" if s.source == "drawing" else "it lies in the zone of") + f" training image {number:,}" + f" (place {first:,} of those with zones)" * (number != first)
         self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.</span>'
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d

@@ -145,8 +145,10 @@ def state_with(kind: type, **traits):
     known, state = kind.class_traits(), kind()
     if unknown := [name for name in traits if name not in known]: raise ValueError(f"{unknown[0]}: got an option that there is none of, wanted some of {sorted(known)}")
     for name, value in traits.items():
-        try: setattr(state, name, value)
-        except t.TraitError as error: raise ValueError(f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
+        try:
+            if isinstance(value, bool) and isinstance(known[name], (t.Int, t.Float)) or isinstance(value, float) and value != value: raise t.TraitError(name)
+            setattr(state, name, value)
+        except (t.TraitError, OverflowError) as error: raise ValueError(f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
     return state
 
 
@@ -156,7 +158,7 @@ def wanted(trait) -> str:
     if isinstance(trait, t.Enum): return f"one of {list(trait.values)}"
     if isinstance(trait, t.List): return f"a list{f' of {trait._minlen}' if trait._minlen == trait._maxlen else ''}, each {wanted(trait._trait)}"
     kind, (low, high) = {t.Float: "a number", t.Int: "an integer", t.Bool: "True or False", t.Unicode: "text"}.get(type(trait), trait.info()), (getattr(trait, name, None) for name in ("min", "max"))
-    return kind + ("" if low is None else f" ≥ {low:g}" if high is None else f" from {low:g} to {high:g}")
+    return kind + ("" if low in (None, -float("inf")) else f" ≥ {low:g}" if high in (None, float("inf")) else f" from {low:g} to {high:g}")
 
 
 def numbers(name: str, given, shape: str) -> Tensor:
@@ -367,11 +369,12 @@ class ZoneExplorer(Refusing, ShownZones):
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = [*s.anchors, [x, y]], [*s.weights, 1.0], len(s.anchors)
 
     def delete(self) -> None:
-        "Without the chosen anchor, unless it is the last."
+        "Without the chosen anchor, unless nobody with a weight is left then."
         s, k = self.state, self.state.place
-        if len(s.anchors) == 1: self.denied.value = sentence(ValueError("anchors: one is left, and somebody must own the space")); return
+        left = s.weights[:k] + s.weights[k + 1:]
+        if not any(left): self.denied.value = sentence(ValueError(f"anchors: {'one is left' if len(s.anchors) == 1 else 'the others weigh nothing'}, and somebody must own the space")); return
         self.counted_anew = True
-        with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = s.anchors[:k] + s.anchors[k + 1:], s.weights[:k] + s.weights[k + 1:], max(0, k - 1)
+        with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = s.anchors[:k] + s.anchors[k + 1:], left, max(0, k - 1)
 
 # %% ../nbs/10_widgets.ipynb #31cf8258
 @torch.no_grad()
@@ -491,7 +494,7 @@ class FlowExplorer(Refusing, FlowPlayed):
     def __init__(self, anchors: Tensor | None = None, samples: int = 24, half: float = 3.5, seed: int = 0, **traits):
         w, (anchors, _) = ipywidgets(), in_plane(anchors)
         check_count("samples", samples, 200); check_between("half", half, 0)
-        if not isinstance(seed, int) or not -2**63 <= seed < 2**63: raise ValueError(f"seed: got {seed!r}, wanted an integer of 64 bits")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -2**63 <= seed < 2**63: raise ValueError(f"seed: got {seed!r}, wanted an integer of 64 bits")
         self.anchors, self.index, self.noise = anchors, torch.arange(samples) % len(anchors), torch.randn(samples, 2, generator=torch.Generator().manual_seed(seed))
         self.home, self.state, self.said, (self.ways, self.bars) = running_loop(), state_with(flow_state(samples), **traits), w.HTML(), flow_figures(half)
         self.solve_again, self.move = Latest(saying(self.said, self.solve)), Latest(self.show_moment)

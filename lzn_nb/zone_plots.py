@@ -21,7 +21,7 @@ from torch import Tensor
 from .alignment import first_counted
 from .flow import check_between, check_count, lam_from_time, posterior_logits
 from .plots import COLOURS, as_screen_text, as_text, new_figure, principal_axes
-from .zones import LatentZones, check_index, check_points, latent_path
+from .zones import LARGEST, LatentZones, check_index, check_points, latent_path
 
 # %% ../nbs/09a_zone_plots.ipynb #d50acd22
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def zone_map(zones: LatentZones, *, plane: Plane | None = None, half: float = 3.
 
     `ValueError` for a map without extent, a time outside 0..1, or anchors of one dimension.
     """
-    check_count("side", side, 2000); check_between("half", half, 0.0)
+    check_count("side", side, 2000); check_between("half", half, 0.0, LARGEST)
     check_time(time)
     plane = plane or plane_of(zones.anchors)
     line = torch.linspace(-half, half, side)

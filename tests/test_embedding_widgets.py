@@ -163,8 +163,11 @@ def test_groups_are_chosen_by_class_numbers_and_state(explorer):
     numbers.value = (5, 9)
     lasso(explorer, [1, 2])
     assert explorer.state.chosen == [1, 2] and numbers.value == (0, 59) and who.value == -1
-    explorer.state.chosen = [0, 59, 10_000]
-    assert "2 chosen images" in explorer.group.value
+    for beyond in (10_000, 10**30):
+        explorer.state.chosen = [0, 59, beyond]
+        assert "2 chosen images" in explorer.group.value and selected_samples(explorer.figure).tolist() == [0, 59]
+    explorer.state.chosen = [10_000]
+    assert "nobody is chosen" in explorer.told.value and all(trace.selectedpoints is None for trace in explorer.figure.data)  # and nobody is faded
     one.value = 7
     assert explorer.state.looked_at == 7 and f"7: {int(explorer.seen.labels[7])}, read as" in explorer.hovered.value and f"number {int(explorer.seen.number[7])}" in explorer.hovered.value
     explorer.state.split = "train"

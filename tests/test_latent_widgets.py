@@ -160,6 +160,11 @@ def test_files_become_pixels():
     tall = Image.new("L", (20, 80), 200); tall.putpixel((0, 0), 0); tall.paste(0, (5, 0, 15, 10)); tall.paste(0, (5, 70, 15, 80))
     pixels = upload_pixels(png(tall), "tall.png", (1, 8, 8))[0]  # the ends are still there, and its own grey beside it
     assert (pixels[[0, -1], 3:5] < 0.5).all() and torch.allclose(pixels[:, [0, 1, 6, 7]], torch.tensor(200 / 255))
+    for long in (Image.new("L", (100, 1)), Image.new("L", (1, 100))):  # a line is a line, not nothing
+        long.paste(255, (0, 0, max(1, long.width // 2), max(1, long.height // 2)))
+        pixels = upload_pixels(png(long), "line.png", (1, 8, 8))[0]
+        pixels = pixels if long.width > 1 else pixels.T
+        assert pixels[4].tolist() == [1.0] * 4 + [0.0] * 4 and pixels[[0, -1]].unique().numel() == 1
     frame = torch.zeros(1, 4, 4); frame[:, 1:3, 1:3] = 1
     assert border_light(frame) == 0 and border_light(1 - frame) == 1
 
@@ -341,6 +346,23 @@ def test_a_notebook_gets_the_widget_and_a_picture(playground):
     assert playground.figure._widget_layout["images"] and playground.figure._widget_data[0]["x"] is not None  # for pages that open later
 
 
+def test_training_images_are_told_by_their_numbers_in_the_split(trained):
+    "Of a set in which not all have zones; by their places a plane is laid through them, so these are told beside."
+    from dataclasses import replace
+    train = trained.data.train
+    noise = 2 * torch.randn(train.pixels.shape, generator=torch.Generator().manual_seed(0))
+    pixels = torch.cat([train.pixels, (train.pixels + noise).round().clamp(0, train.top).to(train.pixels.dtype)])
+    large = LatentPlayground(data=replace(trained.data, train=replace(train, pixels=pixels, labels=train.labels.repeat(2))), side=2, samples=1, plane="images", picked=[10, 1000, 1999])
+    s, number = large.state, large.trained.number
+    assert len(pixels) == 2516 and len(number) == 2000 and number[-1] == 2515
+    for k, (u, v) in zip(s.picked, zip(large.figure.data[1].x, large.figure.data[1].y)):
+        large.go_to(u, v)
+        assert int(large.seen.near[0]) == k and f"it lies in the zone of training image {int(number[k]):,} (place {k:,} of those with zones), labelled {int(train.labels.repeat(2)[number[k]])}." in large.said.value
+        assert torch.equal(large.trained.images[k], large.trained.data.train.take(number[k:k + 1])[0][0])
+    s.drawing = ((large.trained.images[700] + 1) / 2).flatten().tolist()
+    assert f"its nearest anchor is that of training image {int(number[700]):,} (place 700 of those with zones)" in large.said.value
+
+
 def test_traits_have_limits_and_sizes_are_checked():
     for given, what in (({"side": 0}, "side: got 0"), ({"samples": 51}, "samples: got 51"), ({"alpha": 3.0}, "alpha: got 3.0, wanted a number from 0 to 2"), ({"label": 10}, "label: got 10, wanted an integer from 0 to 9"), ({"source": "else"}, "source: got 'else', wanted one of ['point', 'label', 'drawing']"),
                         ({"corners": [1]}, "corners: got [1], wanted a list of 3, each an integer from 0 to 9"), ({"half": 0.0}, "half: got 0.0, wanted a number from 0.5 to 10"), ({"source": "drawing"}, "drawing: there is none yet"), ({"drawing": [0.5, 0.2]}, "drawing: got 2 numbers, wanted 64")):
@@ -357,15 +379,27 @@ def test_files_may_be_as_large_as_the_commands_of_the_project_let_through(playgr
     assert "up to 20 MB" in playground.upload.tooltip and "7 MB" in playground.upload.tooltip
 
 
+def made_app(tmp_path, **asked):
+    "What `make app` tells its page of network and data."
+    root = Path(__file__).resolve().parent.parent
+    (tmp_path / "voila").write_text('#!/bin/sh\nprintf "%s\\n%s" "$LZN_APP_NETWORK" "$LZN_APP_DATA"\n'); (tmp_path / "voila").chmod(0o755)
+    (tmp_path / "ready").write_text(f"{root}\n")
+    ran = subprocess.run(["make", "-s", "app", f"BIN={tmp_path}", f"STAMP={tmp_path}/ready", *(f"{name}={value}" for name, value in asked.items())], cwd=root, capture_output=True, text=True, timeout=60)
+    _, network, data = ran.stdout.split("\n")
+    assert ran.returncode == 0, ran.stderr
+    return network.replace(str(root), "ROOT"), data.replace(str(root), "ROOT")
+
+
 @pytest.mark.skipif(not shutil.which("make"), reason="no make here")
-@pytest.mark.parametrize("data, there", [("folder:some/my images", "folder:{root}/some/my images"), ("folder:/some/images", "folder:/some/images"), ("folder:~/images", "folder:~/images"), ("digits", "digits"), ("", "")])
+@pytest.mark.parametrize("data, there", [("folder:some/my images", "folder:ROOT/some/my images"), ("folder:/some/images", "folder:/some/images"), ("folder:~/images", "folder:~/images"), ("digits", "digits"), ("", "")])
 def test_a_folder_of_images_is_the_same_for_the_command_and_for_its_page(tmp_path, data, there):
     "The page runs in a folder of its own."
-    root = Path(__file__).resolve().parent.parent
-    (tmp_path / "voila").write_text('#!/bin/sh\nprintf %s "$LZN_APP_DATA"\n'); (tmp_path / "voila").chmod(0o755)
-    (tmp_path / "ready").write_text(f"{root}\n")
-    ran = subprocess.run(["make", "-s", "app", f"BIN={tmp_path}", f"STAMP={tmp_path}/ready", f"DATA={data}"], cwd=root, capture_output=True, text=True, timeout=60)
-    assert ran.stdout.splitlines()[1:] == ([there.format(root=root)] if there else []), ran.stderr
+    assert made_app(tmp_path, DATA=data) == ("", there)
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="no make here")
+@pytest.mark.parametrize("network, there", [("my runs/the net.safetensors", "ROOT/my runs/the net.safetensors"), ("/my runs/net.safetensors", "/my runs/net.safetensors"), ("~/net.safetensors", "~/net.safetensors"), ("", "")])
+def test_a_network_is_the_same_file_for_the_command_and_for_its_page(tmp_path, network, there): assert made_app(tmp_path, NETWORK=network) == (there, "")
 
 
 def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatch):
@@ -373,6 +407,9 @@ def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatc
     cell = json.loads((Path(__file__).resolve().parent.parent / "app" / "playground.ipynb").read_text())["cells"][1]
     exec("".join(cell["source"]), names := {})
     assert "none.safetensors cannot be read (No such file or directory), wanted a file that `lzn_nb.saved.save(network, path)` has written" in names["shown"].value and "Errno" not in names["shown"].value
+    monkeypatch.setenv("HOME", str(tmp_path)); monkeypatch.setenv("LZN_APP_NETWORK", "~/of mine.safetensors")
+    exec("".join(cell["source"]), names)
+    assert f"{tmp_path}/of mine.safetensors cannot be read" in names["shown"].value
 
 
 def test_captions_are_escaped_and_the_pad_needs_its_package(monkeypatch):

@@ -99,7 +99,7 @@ def test_a_log_that_begins_anew_is_no_trouble(tmp_path):
 
 
 def test_seconds_out_of_range(tmp_path):
-    assert "seconds: got 0, wanted a number above 0" in TrainingMonitor(tmp_path, seconds=0).box.value
+    for seconds, what in ((0, "seconds: got 0, wanted a number above 0"), (10**400, "wanted a number above 0, finite"), (1e-9, "seconds: got 1e-09, wanted a number ≥ 0.001<")): assert what in TrainingMonitor(tmp_path, seconds=seconds).box.value
 
 
 @pytest.mark.parametrize("given, what", [((None,), "out: got 'None', wanted the folder of a run"), ((__file__,), "wanted the folder of a run"), (("x", None, "loss"), "positional"),

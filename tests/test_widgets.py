@@ -226,6 +226,19 @@ def test_anchors_come_and_go():
     assert len(full.state.anchors) == 50 and "50 are there" in full.denied.value
 
 
+@pytest.mark.parametrize("weights, whole", [([1.0, 0.0], 0), ([0.0, 1.0], 1), ([0.0, 0.0, 2.0], 2)])
+def test_who_alone_weighs_something_is_not_deleted(weights, whole):
+    "Those that are left would own nothing, and neither would anybody."
+    explorer = ZoneExplorer(SQUARE[:len(weights)], weights, draws=2, ways=True)
+    assert set(explorer.seen.belong.tolist()) == {whole} == set(explorer.seen.owner.unique().tolist()) and "2 latents, 0.0%" in explorer.said.value
+    explorer.state.chosen = whole
+    explorer.delete()
+    assert "the others weigh nothing, and somebody must own the space" in explorer.denied.value and explorer.state.weights == weights and 'role="status"' in explorer.said.value
+    explorer.state.chosen = (whole + 1) % len(weights)
+    explorer.delete()
+    assert explorer.denied.value == "" and len(explorer.state.anchors) == len(weights) - 1 == len(shown(explorer)) and max(explorer.state.weights) > 0
+
+
 def test_what_is_denied_stays_there_while_something_else_is_drawn():
     async def ask():
         explorer = ZoneExplorer(SQUARE[:1], draws=2)
@@ -321,9 +334,10 @@ def test_it_plays_there_and_back_until_it_is_stopped():
 @pytest.mark.parametrize("call, what", [(lambda: FlowExplorer(torch.ones(3, 4)), r"anchors: got shape \[3, 4\], wanted \[n,2\]"), (lambda: FlowExplorer(SQUARE, samples=0), "samples: got 0"), (lambda: FlowExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"),
                                         (lambda: ZoneExplorer(SQUARE * float("nan")), "anchors: got nan in row 0, wanted finite"), (lambda: ZoneExplorer(SQUARE, torch.zeros(4)), "weights"), (lambda: ZoneExplorer(SQUARE, torch.ones(3)), "weights"), (lambda: ZoneExplorer(torch.randn(51, 2)), "anchors: got 51"),
                                         (lambda: ZoneExplorer(SQUARE, [1, 1, 1, 10.0]), "weights: got 10, wanted 0 to 5"), (lambda: ZoneExplorer(SQUARE, "abc"), "weights: got 'abc', wanted real numbers"), (lambda: ZoneExplorer([[1, 2], [3]]), r"anchors: got \[\[1, 2\], \[3\]\], wanted real numbers"), (lambda: ZoneExplorer(SQUARE * 1j), "anchors: got torch.complex64"),
-                                        *[(lambda kind=kind, half=half: kind(SQUARE, half=half), f"half: got {half!r}, wanted a number above 0") for kind in (ZoneExplorer, FlowExplorer) for half in (-1.0, 0, float("nan"), "x")],
+                                        *[(lambda kind=kind, half=half: kind(SQUARE, half=half), f"half: got {half!r}, wanted a number above 0") for kind in (ZoneExplorer, FlowExplorer) for half in (-1.0, 0, float("nan"), "x", True, 10**400)], (lambda: ZoneExplorer(SQUARE, half=1e300), "half: got 1e.300, wanted a number above 0 and below 1e.18"),
                                         (lambda: ZoneExplorer(SQUARE, alpha=9.0), "alpha: got 9.0, wanted a number from 0 to 2"), (lambda: ZoneExplorer(SQUARE, solver="rk4"), r"solver: got 'rk4', wanted one of \['adams', 'euler'\]"), (lambda: ZoneExplorer(SQUARE, alhpa=1.0), "alhpa: got an option that there is none of, wanted some of .*'alpha'"),
-                                        (lambda: FlowExplorer(SQUARE, frame=41), "frame: got 41, wanted an integer from 0 to 40"), (lambda: FlowExplorer(SQUARE, seed="x"), "seed: got 'x'"), (lambda: FlowExplorer(SQUARE, seed=2**70), f"seed: got {2**70}, wanted an integer of 64 bits"), (lambda: FlowExplorer(SQUARE, 4, 3.5, 0, "more"), "positional arguments")])
+                                        (lambda: FlowExplorer(SQUARE, frame=41), "frame: got 41, wanted an integer from 0 to 40"), (lambda: FlowExplorer(SQUARE, frame=True), "frame: got True, wanted an integer from 0 to 40"), (lambda: ZoneExplorer(SQUARE, alpha=10**400), "alpha: got 1000.*, wanted a number from 0 to 2"), (lambda: ZoneExplorer(SQUARE, alpha=float("nan")), "alpha: got nan, wanted a number from 0 to 2"), (lambda: ZoneExplorer(SQUARE, time=True), "time: got True, wanted a number from 0 to 1"),
+                                        (lambda: FlowExplorer(SQUARE, seed="x"), "seed: got 'x'"), (lambda: FlowExplorer(SQUARE, seed=True), "seed: got True, wanted an integer of 64 bits"), (lambda: FlowExplorer(SQUARE, seed=2**70), f"seed: got {2**70}, wanted an integer of 64 bits"), (lambda: FlowExplorer(SQUARE, 4, 3.5, 0, "more"), "positional arguments")])
 def test_anchors_that_make_no_zones_are_named(call, what): assert re.search(what, str(said(call())))
 
 
