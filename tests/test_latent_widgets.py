@@ -436,3 +436,47 @@ def test_a_photograph_keeps_its_colours(playground):
     playground.state.drawing = [0.0] * 20 + [1.0] * 44
     assert playground.unread.value == ""
     playground.wipe()
+
+
+# -- sentences ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def speaking():
+    "A network of images, labels and sentences, hardly trained: one that writes."
+    from lzn_nb.scenarios.text import TEXT_PRESETS, text_network
+    network = text_network(TEXT_PRESETS["tiny"], (1, 8, 8), 10).eval()
+    with torch.no_grad():
+        network["text"].decoder.head.weight.mul_(6)
+        torch.nn.init.normal_(network["image"].decoder.heads[0][-1].weight, generator=torch.Generator().manual_seed(0))
+    return network
+
+
+def test_a_sentence_is_drawn_and_what_is_seen_is_told(speaking):
+    playground = LatentPlayground(speaking, side=4, samples=2)
+    state, (field,) = playground.state, [control for control in playground.controls if control.description == "sentence"]
+    before = playground.samples.value
+    field.value = "a thick seven"
+    assert state.source == "sentence" and "drawn for: a thick seven" in playground.samples.value != before
+    assert "It is told as: <i>" in playground.said.value
+    z = playground.of_sentence(playground.trained.noises(state.seed, 2)[0])
+    told = look_at(playground.trained, z, playground.trained.noises(state.seed, 2)[1], sentence="a thick seven")
+    assert torch.equal(told.samples, playground.seen.samples) and not torch.equal(told.samples, look_at(playground.trained, z, playground.trained.noises(state.seed, 2)[1]).samples)
+    state.alpha = 0.0
+    assert torch.allclose(*playground.of_sentence(playground.trained.noises(0, 2)[0]), atol=1e-5)
+    state.drawing = a_digit(playground.trained)
+    assert state.source == "drawing" and "It is told as: <i>" in playground.heard.value
+
+
+@pytest.mark.parametrize("said, what", [("  ", "sentence: there is none yet"), ("семь", "in Cyrillic letters"), ("a seven " * 20, "text: number 0 has 40 words and commas")])
+def test_what_cannot_be_read_is_a_sentence(speaking, said, what):
+    playground = LatentPlayground(speaking, side=4, samples=2, text="an 8")
+    assert playground.state.source == "sentence" and "drawn for: an 8" in playground.samples.value
+    playground.state.text = said
+    assert what in playground.said.value and playground.samples.value == ""
+    playground.state.text = "a fat <b>seven"
+    assert "unknown words, read as &lt;unknown&gt;: fat, &lt;b&gt;seven" in playground.said.value
+
+
+def test_a_network_without_sentences_has_no_field_for_them(playground):
+    assert not [control for control in playground.controls if control.description == "sentence"] and playground.trained.sentences is None
+    with pytest.raises(TraitError, match="text: got a sentence, wanted a network that was trained with them"): playground.state.text = "a seven"
+    assert "sentence" not in playground.controls[0].options
