@@ -390,7 +390,7 @@ def drawing_controls(playground) -> list:
     w, (c, h, wide) = ipywidgets(), playground.trained.image.shape
     playground.pad = pad = pixel_pad(h, wide)
     tie_pad(playground.state, pad, c)
-    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk whole to the network's size and read; up to 20 MB with make lab and make app, 7 MB in another JupyterLab", layout={"width": "10em"})
+    playground.upload = upload = w.FileUpload(accept="image/*", description="Image file", tooltip="an image that is shrunk whole to the network's size and read; up to 20 MB with make lab and make app, 10 MB in another JupyterLab", layout={"width": "10em"})
     upload.observe(lambda change: [(playground.take(file["name"], file["content"]), setattr(upload, "value", ())) for file in change.new[-1:]], "value")  # emptied: the same file may come again
     erase = w.ToggleButton(description="Erase", tooltip="paint with dark instead of light", layout={"width": "10em"})
     traitlets.link((pad, "erase"), (erase, "value"))

@@ -376,7 +376,7 @@ def test_files_may_be_as_large_as_the_commands_of_the_project_let_through(playgr
     root = Path(__file__).resolve().parent.parent
     for file, server in (("jupyter_server_config", "ServerApp"), ("voila", "Voila")): assert json.loads((root / "app" / f"{file}.json").read_text())[server]["tornado_settings"]["websocket_max_message_size"] > 2 * 20_000_000
     assert re.search(r"\$\(SETTINGS\) \$\(BIN\)/jupyter lab", makefile := (root / "Makefile").read_text()) and re.search(r"\$\(SETTINGS\) \\\n.*/voila", makefile)
-    assert "up to 20 MB" in playground.upload.tooltip and "7 MB" in playground.upload.tooltip
+    assert "up to 20 MB" in playground.upload.tooltip and ", 10 MB in another JupyterLab" in playground.upload.tooltip  # seen there: 9.5 MB are read, 12 MB are lost
 
 
 def made_app(tmp_path, **asked):
