@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAD', 'SOURCES', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure',
-           'fill_chances', 'playground_state', 'ShownLatents', 'MappedLatents', 'LookingLatents', 'DrawnLatents',
-           'tie_three', 'only_for', 'slice_controls', 'place_controls', 'tie_pad', 'drawing_controls',
-           'LatentPlayground']
+           'fill_chances', 'playground_state', 'ShownLatents', 'PlacedLatents', 'MappedLatents', 'told_more',
+           'LookingLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls', 'place_controls', 'tie_pad',
+           'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
 import functools
@@ -200,6 +200,9 @@ class ShownLatents:
         with self.state.hold_trait_notifications(): self.state.u, self.state.v = round(u, 3), round(v, 3)
         self.state.source = "point"
 
+# %% ../nbs/10b_latent_widgets.ipynb #91aced01
+class PlacedLatents(ShownLatents):
+    "The latents of what a playground looks at."
     def latents(self, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         "Latents `[n,q]` of what the state looks at, by `noise` `[n,q]`, and the anchor `[1,q]` of a drawing; `ValueError` if nothing is drawn, or said."
         s, trained = self.state, self.trained
@@ -216,7 +219,7 @@ class ShownLatents:
         return self.trained.sentences.encode(points=anchor.repeat(len(noise), 1), noise=noise, alpha=self.state.alpha)
 
 # %% ../nbs/10b_latent_widgets.ipynb #cca9ee12
-class MappedLatents(ShownLatents):
+class MappedLatents(PlacedLatents):
     "How a playground draws its map, and leaves it."
     def map_parts(self) -> Iterator[None]:
         "Draw the map, a few rows at a time, and say how far it is."
@@ -234,6 +237,12 @@ class MappedLatents(ShownLatents):
     def stop_map(self) -> None:
         "Leave the map as far as it is."
         if self.map.busy: self.map.stop(); self.tell_map(", then stopped")
+
+# %% ../nbs/10b_latent_widgets.ipynb #701d0e01
+def told_more(written: str, told: Sequence) -> str:
+    "What the network writes, and what it was warned of, as sentences."
+    warned = dict.fromkeys(str(one.message) for one in told if "unknown words" in str(one.message))
+    return (f" It is told as: <i>{html.escape(written)}</i>." if written else "") + "".join(f" {html.escape(one)}." for one in warned)
 
 # %% ../nbs/10b_latent_widgets.ipynb #737f7e44
 class LookingLatents(MappedLatents):
@@ -261,12 +270,7 @@ class LookingLatents(MappedLatents):
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
         number = int(trained.number[first])
         owner = ("its nearest anchor is that of" if s.source == "drawing" else "it lies in the zone of") + f" training image {number:,}" + f" (place {first:,} of those with zones)" * (number != first)
-        self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.{self.more(seen.written, told)}</span>'
-
-    def more(self, written: str, told: Sequence) -> str:
-        "What the network writes, and what it was warned of, as sentences."
-        warned = dict.fromkeys(str(one.message) for one in told if "unknown words" in str(one.message))
-        return (f" It is told as: <i>{html.escape(written)}</i>." if written else "") + "".join(f" {html.escape(one)}." for one in warned)
+        self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.{told_more(seen.written, told)}</span>'
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d
 class DrawnLatents(LookingLatents):
@@ -280,7 +284,7 @@ class DrawnLatents(LookingLatents):
                 if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
                 self.reading = read = read_drawing(trained, 2 * torch.tensor(drawing).reshape(1, c, h, w) - 1)
                 self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80)
-                self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its whole zone {read.shares[read.label]:.0%} agree.{self.more(read.written, ())}</span>'
+                self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its whole zone {read.shares[read.label]:.0%} agree.{told_more(read.written, ())}</span>'
             except FAULTS as error: self.unreadable, self.heard.value = error, sentence(error)
         if self.state.source == "drawing": self.look()
 
