@@ -77,13 +77,13 @@ def mosaic_corners(n: int, columns: int, size: tuple[int, int], gap: tuple[int, 
 def image_grid(images: Tensor, columns: int = 10, titles: Sequence[str] | None = None, cell: float = 0.6, title: str | None = None, rows: Sequence[str] = ()):
     """A matplotlib figure of `images` `[n,c,h,w]` in [-1, 1], row by row; c = 1 grey, 3 colour.
 
-    `titles` stand above images, `rows` to the left of rows; `cell` is an image's width in inches. `ValueError` for no images, another number of channels, of titles, or of rows.
+    `titles` stand above images, `rows` to the left of rows, of one line or several; `cell` is an image's width in inches. `ValueError` for no images, another number of channels, of titles, or of rows.
     """
     columns, (h, w) = grid_columns(images, columns, titles, rows), images.shape[-2:]
     side = max(1, round(w / 10))
-    top = side + (round(0.18 / cell * w) if titles else 0)
+    top = side + (round((0.05 + 0.13 * max(text.count("\n") + 1 for text in titles)) / cell * w) if titles else 0)
     picture, corners = mosaic(images, columns, (top, side)), mosaic_corners(len(images), columns, (h, w), (top, side)).tolist()
-    label = 0.08 * max(map(len, rows), default=-1) + 0.08  # inches
+    label = 0.08 * max((len(line) for text in rows for line in text.split("\n")), default=-1) + 0.08  # inches
     figure = new_figure(columns * cell + label, columns * cell * len(picture) / picture.shape[1] + 0.3 * bool(title))
     axis = figure.subplots()
     axis.imshow(picture.squeeze(-1).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")

@@ -58,6 +58,20 @@ def test_grid_shows_images_under_their_titles():
     with pytest.raises(ValueError, match="rows: got 2, wanted 3"): image_grid(images, columns=3, rows=["a", "b"])
 
 
+def test_titles_of_several_lines_have_room_above_their_images():
+    images = torch.linspace(-1, 1, 6)[:, None, None, None].expand(6, 1, 8, 8)
+    figure = image_grid(images, columns=3, cell=1.2, titles=["a\nb\nc"] * 6, rows=["x\nyy", "z"])
+    axis, = figure.axes
+    figure_png(figure)
+    boxes = [text.get_window_extent().transformed(axis.transData.inverted()) for text in axis.texts[:6]]
+    pixels = np.asarray(axis.get_images()[0].get_array())
+    for k, box in enumerate(boxes):
+        row = pixels[:, round((box.x0 + box.x1) / 2)]
+        covered = row[max(0, round(min(box.y0, box.y1))):round(max(box.y0, box.y1))]
+        assert (covered == 1).all(), k  # nothing but paper behind a title
+    assert image_grid(images, columns=3, rows=["x\nyy", "z"]).get_figwidth() == image_grid(images, columns=3, rows=["yy", "z"]).get_figwidth()
+
+
 @pytest.mark.parametrize("images, options, words", [
     (torch.zeros(0, 1, 2, 2), {}, "images: got shape"), (torch.zeros(2, 2, 2, 2), {}, "images: got shape"), (torch.zeros(1, 2, 2), {}, "images: got shape"), (torch.zeros(0, 1, 2, 2), {"titles": []}, "images: got shape"),
     (torch.zeros(2, 1, 2, 2), {"titles": ["a"]}, "titles: got 1")])

@@ -403,7 +403,7 @@ def text_samples(network: LatentZoningNetwork, data: CaptionedData, generator: t
     drawn = network.types["image"].decoder if "image" in network.types else None
     if drawn is None or "text" not in network.types: return image_grid(images if drawn is None else network.generate("image", 20, generator=generator))
     said = worded(TEXT_PRESETS["cpu"], codes, generator)
-    return image_grid(network.translate(said, "text", "image", alpha=0.3, generator=generator), 5, titles=[fill(one, 26) for one in said], cell=1.6)
+    return image_grid(network.translate(said, "text", "image", alpha=0.3, generator=generator), 5, titles=[fill(one, 24) for one in said], cell=1.6)
 
 # %% ../../nbs/23_text.ipynb #1a4bfdf8
 PARTS_OF = {"digit": "digit", "thickness": "thickness", "slant": "slant", "shape": "shape", "place": "place", "all": "all that is said"}
@@ -427,14 +427,14 @@ def text_pictures(done: Run, seed: int = 0) -> dict:
     generator, network, config, pictures = torch.Generator().manual_seed(seed), done.network, done.config, {}
     images, codes = take_up_to(done.data.test, 200, next(network.parameters()).device)
     said, few = worded(config, codes, generator), slice(None, 10)
-    titles = lambda sentences: [fill(one, 24) for one in sentences]
+    titles = lambda sentences: [fill(one, 21) for one in sentences]
     if config.drawing and config.writing:
         drawn = network.translate(said[few], "text", "image", alpha=config.alpha_asked, among=said, generator=generator)
         pictures["asked for by a sentence"] = image_grid(drawn, 5, titles=titles(said[few]), cell=1.5)
         pictures["test images, and what is said of them"] = image_grid(images[few], 5, titles=titles(network.translate(images[few], "image", "text", alpha=0.0, among=images)), cell=1.5)
     if {"image", "text"} <= set(config.kinds):
         first = scores_of(network, config, images, said).T[:4].topk(8, dim=1).indices
-        pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 24) for one in said[:4]], cell=0.8)
+        pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 28) for one in said[:4]], cell=0.8)
     if config.drawing: pictures["images from the prior"] = image_grid(network.generate("image", 40, generator=generator))
     return pictures
 
