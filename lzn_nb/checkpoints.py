@@ -100,9 +100,9 @@ def read_state(path: str | Path, kind: str, device: torch.device | str = "cpu") 
             metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, UnicodeError) as error:
         raise complain(f"is damaged or no safetensors file ({str(error).splitlines()[0]})") from error
-    version = metadata.get("format", "").removeprefix(f"lzn_nb {kind} ")
-    if not version.isdecimal() or not {"state", "sha256"} <= metadata.keys(): raise complain("is a safetensors file of another kind")
-    if int(version) != VERSION: raise complain(f"is of version {version}, and this lzn_nb reads version {VERSION}")
+    named = re.fullmatch(rf"lzn_nb {kind} ([1-9][0-9]*)", metadata.get("format", ""))
+    if not named or not {"state", "sha256"} <= metadata.keys(): raise complain("is a safetensors file of another kind")
+    if named[1] != str(VERSION): raise complain(f"is of version {named[1]}, and this lzn_nb reads version {VERSION}")
     if checksum(tensors, metadata["state"]) != metadata["sha256"]: raise complain("is damaged (its checksum does not fit)")
     try: state = unpack({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(metadata["state"]))
     except (KeyError, ValueError, RecursionError) as error: raise complain(f"holds no state ({type(error).__name__}: {str(error)[:80]})") from error
