@@ -8,6 +8,7 @@ __all__ = ['reading', 'DataType', 'LabelType', 'integer_labels', 'ImageInput', '
 
 # %% ../nbs/06_network.ipynb #94ad9c67
 import functools
+import math
 import operator
 import warnings
 from typing import Callable
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .flow import free_memory, make_solver
 from .nets import remembered
 from .rectified_flow import invert, sample
 from .zones import LatentZones, NotFinite
@@ -36,13 +38,14 @@ def reading(method: Callable) -> Callable:
 
 # %% ../nbs/06_network.ipynb #1596c38f
 class DataType(nn.Module):
-    "A kind of data in the latent space: `anchors` is its encoder, `decode` its decoder; either may be missing [§2.1]."
+    "A kind of data in the latent space: `anchors` is its encoder, `decode` its decoder; either may be missing [§2.1]. `ValueError` for a dimension, number of evaluations or solver that is none."
     condition: tuple[str, ...] = ()  # names of the data types whose values `decode` is told besides the latent
     optional: tuple[str, ...] = ()   # those of them that it is told only where somebody gives them
 
     def __init__(self, latent_dim: int, zone_steps: int = 10, solver: str = "adams"):
         super().__init__()
-        self.latent_dim, self.zone_steps, self.solver = latent_dim, zone_steps, solver
+        self.latent_dim, self.zone_steps, self.solver = count("latent_dim", latent_dim), count("zone_steps", zone_steps), solver
+        make_solver(solver, self.zone_steps)  # an unknown one is refused here, not when zones are asked for
 
     def check(self, x):
         "The samples as the encoder takes them; `ValueError` for what is none of this type."
@@ -66,8 +69,8 @@ class LabelType(DataType):
     "Classes: the anchors are a learned matrix `[c,q]`, one zone a class, so that decoding is reading off the zone [§5, App. E]."
     def __init__(self, classes: int, latent_dim: int, zone_steps: int = 10, generator: torch.Generator | None = None):
         super().__init__(latent_dim, zone_steps)
-        self.classes = classes
-        self.matrix = nn.Parameter(torch.randn(classes, latent_dim, generator=generator))
+        self.classes = count("classes", classes)
+        self.matrix = nn.Parameter(torch.randn(self.classes, self.latent_dim, generator=generator))
 
     def check(self, x) -> Tensor:
         "Labels (an integer, a list, an array, a tensor) as `[n]` on this type's device; `ValueError` for one that is not a known class."
@@ -102,7 +105,9 @@ class ImageInput(DataType):
     def __init__(self, encoder: nn.Module | None, decoder: nn.Module | None, shape: tuple[int, int, int], latent_dim: int, *,
                  zone_steps: int = 10, sample_steps: int = 20, condition: tuple[str, ...] = ("label",), solver: str = "adams"):
         super().__init__(latent_dim, zone_steps, solver)
-        self.encoder, self.decoder, self.shape = encoder, decoder, tuple(shape)
+        if not isinstance(shape, (tuple, list)) or len(shape) != 3: raise ValueError(f"shape: got {shape!r:.60}, wanted (c, h, w) of images")
+        if sample_steps != "rk45": count("sample_steps", sample_steps)
+        self.encoder, self.decoder, self.shape = encoder, decoder, tuple(count("shape", side) for side in shape)
         self.sample_steps, self.condition = sample_steps, tuple(condition) if decoder is not None and decoder.classes else ()
 
     def check(self, x) -> Tensor:
@@ -131,10 +136,10 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tens
 class ImageType(ImageInput):
     """Images `[b,c,h,w]` in [-1, 1]: a network gives the anchors, a rectified flow given the latent draws the samples.
 
-    `decoder(x_t, t, latent=, label=)` tells by its `latent_dim` and `classes` (0: none) what it wants to know besides;
-    `condition` names the data type whose value it gets as a one-hot vector, if it takes classes at all.
-    """
+    `decoder(x_t, t, latent=, label=)` tells by its `latent_dim` and `classes` (0: none) what it wants to know besides; `condition` names
+    the data type whose value it gets as a one-hot vector, if it takes classes at all. `at_once` images are drawn at a time, unless a `chunk` is given."""
     tellable = ("label",)  # what `given` takes besides the latent
+    at_once = property(lambda self: max(1, min(1000, 2**20 // math.prod(self.shape[1:]))))
 
     def given(self, z: Tensor, label: Tensor | None = None) -> dict[str, Tensor]:
         "What the decoder is told: the latent `[b,q]` and the class `[b]`, each only if it was built for it."
@@ -148,12 +153,12 @@ class ImageType(ImageInput):
         "Draw an image for each latent `[m,q]`, from `noise` `[m,c,h,w]` or a draw from `generator`, in `steps` evaluations or by \"rk45\"; `options` of `sample`, and what the decoder is told (`label`)."
         noise = normal((len(z), *self.shape), generator, z) if noise is None else noise
         told = {name: options.pop(name) for name in self.tellable if name in options}
-        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **options, **self.given(z, **told))
+        return sample(self.decoder, noise, steps=self.sample_steps if steps is None else steps, **{"chunk": self.at_once} | options, **self.given(z, **told))
 
     @reading
     def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
         "Back to the noise of each image `[b,c,h,w]` given its latent `[b,q]`, and forward again [App. C]."
-        steps = self.sample_steps if steps is None else steps
+        steps, options = self.sample_steps if steps is None else steps, {"chunk": self.at_once} | options
         told = {"label": label} | {name: options.pop(name) for name in self.tellable if name in options}
         return self.decode(z, noise=invert(self.decoder, x, steps=steps, **options, **self.given(z, **told)), steps=steps, **options, **told)
 
@@ -179,6 +184,14 @@ class SharedSpace(nn.Module):
     def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         "Latents `[n,q]` ~ N(0, I) on the network's device."
         return normal((n, self.latent_dim), generator, next(self.parameters(), torch.empty(0)))
+
+    def check_room(self, name: str, n, target: str | None) -> int:
+        "A number `n` of latents, and of samples of the type `target` if any; `ValueError` about `name` unless the least that drawing them takes has room in memory."
+        like, n = next(self.parameters(), torch.empty(0)), count(name, n)
+        numbers = self.latent_dim + 3 * math.prod(getattr(self[target], "shape", ()) if target is not None else ())  # of an image noise, state and slope
+        need, free = n * numbers * like.element_size(), free_memory(like.device)
+        if need > free: raise ValueError(f"{name}: got {n:,}, for which {need / 1e9:,.3g} GB are needed and {free / 1e9:,.3g} GB are free; wanted fewer, some at a time")
+        return n
 
 # %% ../nbs/06_network.ipynb #95ff5cba
 class Anchored(SharedSpace):
@@ -225,19 +238,29 @@ def join(x, others):
 
 # %% ../nbs/06_network.ipynb #f2dc4c9e
 class WayOut(WayIn):
-    "From latents to samples."
+    "From latents to samples, and all the way."
     @reading
     def decode(self, name: str, z: Tensor, *, known: dict | None = None, generator: torch.Generator | None = None, **options):
-        "Samples of a type for latents `z` `[n,q]`; what its decoder is told besides is taken from `known` or read off `z`."
+        "Samples of a type for latents `z` `[n,q]`; what its decoder is told besides is taken from `known` (samples by data type) or read off `z`."
         if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim:
             raise ValueError(f"z: got {f'shape {list(z.shape)}' if isinstance(z, Tensor) else type(z).__name__}, wanted a tensor [n,{self.latent_dim}]")
         return self[name].decode(z, generator, **self.told(name, z, known), **options)
 
     def told(self, name: str, z: Tensor, known: dict | None = None) -> dict:
         "Values of other types that the decoder of `name` is told: the `known` ones, checked, and the rest read off `z`."
+        if not isinstance(known, (dict, type(None))): raise ValueError(f"known: got {known!r:.60}, wanted a dict of samples by data type, such as {{'label': [3]}}")
         known = {other: self.check(other, value) for other, value in (known or {}).items()}
         wanted = [other for other in self[name].condition if other in known or other not in self[name].optional]
         return {other: known[other] if other in known else self[other].decode(z) for other in wanted}
+
+    def translate(self, x, source: str | None, target: str | None, *, alpha: float = 1.0, among=None, generator: torch.Generator | None = None,
+                  progress: bool = False, **options):
+        """From samples of one type to samples of another, through a latent of each sample's zone; `options` of the target's decoder.
+
+        Without a `source`, from so many draws of the prior as `x` says (`ValueError` for more than there is memory for); without a `target`, to the latents `[n,q]` themselves."""
+        if target is None and options: raise ValueError(f"target: got None beside {sorted(options)}, wanted a data type that is decoded")
+        z = self.prior(self.check_room("x", x, target), generator) if source is None else self.latents(source, x, alpha=alpha, among=among, generator=generator, progress=progress)
+        return z if target is None else self.decode(target, z, known={source: x} if source else None, generator=generator, **options)
 
 # %% ../nbs/06_network.ipynb #6e44b11c
 @remembered
@@ -247,20 +270,15 @@ class LatentZoningNetwork(WayOut):
     `types` maps a name ("image", "label", …) to its `DataType`. All tasks run without gradients, in eval mode, and draw from `generator`.
     `among`: who else shares the space, more samples or, see `zones_of`, ready zones of a whole set.
     """
-    def translate(self, x, source: str, target: str, *, alpha: float = 1.0, among=None, generator: torch.Generator | None = None,
-                  progress: bool = False, **options):
-        "From samples of one type to samples of another, through a latent of each sample's zone."
-        z = self.latents(source, x, alpha=alpha, among=among, generator=generator, progress=progress)
-        return self.decode(target, z, known={source: x}, generator=generator, **options)
-
     def classify(self, x: Tensor, *, alpha: float = 0.0, among: Tensor | LatentZones | None = None, generator: torch.Generator | None = None,
                  progress: bool = False) -> Tensor:
         "Labels `[n]` of images `[n,c,h,w]`: the class zone in which each image's zone (α = 0: its centre) lies [§5]. Few images, or images of one class, need others (`among`) to be told apart from."
         return self.translate(x, "image", "label", alpha=alpha, among=among, generator=generator, progress=progress)
 
     def generate(self, name: str, n: int | None = None, *, label=None, generator: torch.Generator | None = None, **options):
-        "Draw samples: `n` from the prior, or one from the zone of each `label` (one label with `n`, or `[n]`)."
-        if label is None: return self.decode(name, self.prior(count("n", n), generator), generator=generator, **options)
+        "Draw samples: `n` from the prior, or one from the zone of each `label` (one label with `n`, or `[n]`). `ValueError` for more than there is memory for."
+        if n is not None or label is None: self.check_room("n", n, name)
+        if label is None: return self.translate(n, None, name, generator=generator, **options)
         return self.translate(repeated(self.check("label", label), n), "label", name, generator=generator, **options)
 
     def reconstruct(self, x: Tensor, *, known: dict | None = None, alpha: float = 1.0, among=None, generator=None, **options) -> Tensor:

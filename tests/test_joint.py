@@ -11,7 +11,9 @@ from lzn_nb.alignment import alignment_loss
 from lzn_nb.data import load_data
 from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
+from lzn_nb.scenarios.generation import generation_network
 from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
+from lzn_nb.scenarios.representation import representation_network
 from lzn_nb.runs import read_metrics
 from lzn_nb.saved import load, save
 from lzn_nb.training import get_preset
@@ -132,7 +134,20 @@ def test_another_encoder_takes_part_in_everything(tmp_path):
     with pytest.raises(ValueError, match="backbone: got 'resnet19', wanted one of"): joint_network(dataclasses.replace(TINY, backbone="resnet19"), (1, 8, 8), 10)
 
 
+@pytest.mark.parametrize("make, kind", [(joint_network, "JointConfig"), (generation_network, "GenerationConfig"), (representation_network, "RepresentationConfig")])
+def test_a_configuration_that_is_none_is_named(make, kind):
+    for odd in ("cpu", None, base.ImageConfig(steps=2, batch=8, warmup=1)):
+        with pytest.raises(ValueError, match=f"config: got .*, wanted a {kind}"): make(odd, (1, 8, 8), 10)
+
+
+@pytest.mark.parametrize("classes", [None, 0, "ten", 2.5, True])
+def test_classes_that_are_no_number_are_named(classes):
+    with pytest.raises(ValueError, match=f"classes: got {classes!r}, wanted an integer"): joint_network(TINY, (1, 8, 8), classes)
+
+
 def test_a_shape_that_is_none_of_an_image_is_named():
+    for odd in (8, "abc", None, [8, 8]):
+        with pytest.raises(ValueError, match="shape: got .*, wanted .c, h, w."): joint_network(TINY, odd, 10)
     with pytest.raises(ValueError, match=r"shape: got \(1, 8\), wanted \(c, h, w\)"): joint_network(JOINT_PRESETS["tiny"], (1, 8), 10)
 
 

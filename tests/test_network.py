@@ -109,6 +109,30 @@ def test_reconstruct_uses_own_latent_and_known_class(network, x):
     assert errors[1] < 0.02 * errors[0]
 
 
+def test_every_task_is_one_call(network, x):
+    y, g = torch.arange(12) % CLASSES, generator
+    ways = {"image": x, "label": y, None: 12}
+    for source, given in ways.items():
+        z = network.prior(12, g()) if source is None else network.latents(source, given, generator=g())
+        assert torch.equal(network.translate(given, source, None, generator=g()), z)
+        known = {} if source is None else {source: given}
+        assert torch.equal(network.translate(given, source, "label", generator=g()), network.decode("label", z))
+        after = g(); network.translate(given, source, None, generator=after)
+        assert torch.equal(network.translate(given, source, "image", generator=g(), steps=2), network.decode("image", z, known=known, generator=after, steps=2))
+    assert torch.equal(network.translate(12, None, "image", generator=g()), network.generate("image", 12, generator=g()))
+
+
+def test_many_images_are_drawn_some_at_a_time(network, monkeypatch):
+    counts = []
+    monkeypatch.setattr(ImageType, "at_once", 5)
+    z, noise = network.prior(12, generator()), torch.randn(12, *SHAPE, generator=generator(1))
+    drawn = network.decode("image", z, noise=noise, steps=2, tell=lambda evaluations, images: counts.append(images))
+    assert counts == [5, 5, 2] and torch.allclose(drawn, network.decode("image", z, noise=noise, steps=2, chunk=None), atol=1e-5)
+    monkeypatch.undo()
+    at_once = lambda *shape: ImageType(None, network["image"].decoder, shape, Q).at_once
+    assert at_once(1, 8, 8) == 1000 and at_once(3, 256, 256) == 16 and at_once(3, 2048, 2048) == 1
+
+
 # -- company ----------------------------------------------------------------------------------
 def test_latent_depends_on_company_and_on_nothing_else(network, x):
     one, mates = x[:1], x[1:]
@@ -295,6 +319,25 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
     ("n: got 2.5, wanted an integer", lambda n, x: n.generate("image", 2.5)),
     ("n: got True, wanted an integer", lambda n, x: n.generate("image", True)),
     ("n: got 0, wanted an integer", lambda n, x: n.generate("image", 0, label=1)),
+    ("n: got 10,000,000,000,000, for which .* GB are needed and .* GB are free; wanted fewer", lambda n, x: n.generate("image", 10**13)),
+    ("n: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.generate("image", 10**13, label=1)),
+    ("n: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.generate("label", 10**13)),
+    ("x: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.translate(10**13, None, None)),
+    ("x: got 0, wanted an integer", lambda n, x: n.translate(0, None, "image")),
+    ("data type: got '', wanted one of", lambda n, x: n.translate(x, "", "image")),
+    ("target: got None beside .'steps'., wanted a data type that is decoded", lambda n, x: n.translate(x, "image", None, steps=2)),
+    ("known: got 'abc', wanted a dict of samples by data type", lambda n, x: n.decode("label", torch.zeros(2, Q), known="abc")),
+    ("known: got 'abc', wanted a dict of samples by data type", lambda n, x: n.decode("image", torch.zeros(2, Q), known="abc")),
+    ("known: got .3., wanted a dict", lambda n, x: n.reconstruct(x, known=[3])),
+    ("data type: got 'sound', wanted one of", lambda n, x: n.decode("image", torch.zeros(2, Q), known={"sound": [1, 2]})),
+    ("classes: got None, wanted an integer", lambda n, x: LabelType(None, Q)),
+    ("latent_dim: got 'x', wanted an integer", lambda n, x: LabelType(CLASSES, "x")),
+    ("zone_steps: got 'x', wanted an integer", lambda n, x: LabelType(CLASSES, Q, "x")),
+    ("zone_steps: got 0, wanted an integer", lambda n, x: DataType(Q, 0)),
+    ("solver: got 'x', wanted one of", lambda n, x: DataType(Q, solver="x")),
+    ("shape: got 8, wanted .c, h, w.", lambda n, x: ImageType(None, n["image"].decoder, 8, Q)),
+    ("shape: got 'x', wanted an integer", lambda n, x: ImageType(None, n["image"].decoder, (1, 8, "x"), Q)),
+    ("sample_steps: got 'x', wanted an integer", lambda n, x: ImageType(None, n["image"].decoder, SHAPE, Q, sample_steps="x")),
     ("n: got 3 with 2 labels", lambda n, x: n.generate("image", 3, label=[1, 2])),
     ("steps: got 0", lambda n, x: n.generate("image", 2, steps=0)),
     ("steps: got 0", lambda n, x: n.reconstruct(x, steps=0)),

@@ -50,6 +50,7 @@ def test_the_script_makes_the_same_again(tmp_path):
     first, second = (make_pretrained.make(tmp_path / name, "tiny", progress=False) for name in ("a", "b"))
     a, b = (make_pretrained_weights(path) for path in (first, second))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    assert first.read_bytes() == second.read_bytes()
     assert "preset tiny" in json.dumps(lzn_nb.saved.load(first).notes)
 
 

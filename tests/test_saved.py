@@ -202,6 +202,14 @@ SPOIL = {
     "types.label.matrix is missing": lambda s: s["weights"].pop("types.label.matrix"),
     "types.more is unknown": lambda s: s["weights"].update({"types.more": torch.ones(2)}),
     r"types.label.matrix has shape \[10, 5\], wanted \[10, 6\]": lambda s: s["weights"].update({"types.label.matrix": torch.ones(10, 5)}),
+    "types.label.matrix holds numbers that are not finite": lambda s: s["weights"]["types.label.matrix"].__setitem__((0, 0), float("nan")),
+    "types.image.encoder.*holds numbers that are not finite": lambda s: next(x for name, x in s["weights"].items() if "encoder" in name).fill_(float("inf")),
+    "zone_steps: got 'x', wanted an integer": lambda s: at(s, *IMAGE, "given").update(zone_steps="x"),
+    "zone_steps: got True, wanted an integer": lambda s: at(s, "recipe", "given", "types", "parts", "label", "given").update(zone_steps=True),
+    "sample_steps: got -2, wanted an integer": lambda s: at(s, *IMAGE, "given").update(sample_steps=-2),
+    "solver: got 'magic', wanted one of": lambda s: at(s, *IMAGE, "given").update(solver="magic"),
+    r"shape: got \(1, 8\), wanted": lambda s: at(s, *IMAGE, "given").update(shape=[1, 8]),
+    "its notes are str, wanted a dict": lambda s: s.update(notes="trained long"),
     "recipe": lambda s: s.pop("recipe"), "precision": lambda s: s.pop("precision"), "width": lambda s: at(s, *IMAGE, "given", "decoder", "given").update(width=7),
 }
 
@@ -216,11 +224,21 @@ def test_no_precision_but_one_of_numbers(parts):
         with pytest.raises(ValueError, match="network: .*spoilt"): load(parts(lambda state: state.update(precision=odd)))
 
 
+def test_equal_networks_are_equal_files(tmp_path):
+    "The order of the header's texts, which safetensors leaves to chance, is ours."
+    first, *others = [save(joint(), tmp_path / f"{k}.safetensors", notes={"ä": "\u2028 \x7f", "accuracy": 0.99}).read_bytes() for k in range(6)]
+    assert all(other == first for other in others) and load(tmp_path / "5.safetensors").notes == {"ä": "\u2028 \x7f", "accuracy": 0.99}
+    assert (8 + int.from_bytes(first[:8], "little")) % 8 == 0
+
+
 def test_another_kind_or_version_is_refused(tmp_path):
     path = save(joint(), tmp_path / "a.safetensors")
     with safe_open(path, framework="pt") as file: metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     save_file(tensors, path, metadata | {"format": "lzn_nb network 2"})
     with pytest.raises(ValueError, match="is of version 2, and this lzn_nb reads version 1"): load(path)
+    for odd in ("lzn_nb network 01", "lzn_nb network 1 ", "lzn_nb network \u0661", "lzn_nb network 1.0", "lzn_nb network -1", "1", "lzn_nb network"):
+        save_file(tensors, path, metadata | {"format": odd})
+        with pytest.raises(ValueError, match="is a safetensors file of another kind"): load(path)
     save_file(tensors, path, metadata | {"state": metadata["state"].replace("LabelType", "LabelTypo"), "sha256": metadata["sha256"]})
     with pytest.raises(ValueError, match="checksum"): load(path)
     with pytest.raises(ValueError, match="another kind"): load(save_checkpoint(tmp_path, 1, {"step": 1, "x": torch.ones(2)}))
@@ -234,6 +252,12 @@ def test_another_kind_or_version_is_refused(tmp_path):
 def test_recipes_for_impossible_networks_are_refused_by_name(parts):
     for classes in (-1, 10**14):
         with pytest.raises(ValueError, match="network: .*spoilt.safetensors"): load(parts(lambda s: at(s, "recipe", "given", "types", "parts", "label", "given").update(classes=classes)))
+
+
+@pytest.mark.parametrize("path", ["", ".", "/", None, 3, b"a"])
+def test_what_names_no_file_is_refused(path):
+    for call in (lambda: save(joint(), path), lambda: load(path)):
+        with pytest.raises(ValueError, match=r"path: got .*, wanted the name of a file"): call()
 
 
 def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):

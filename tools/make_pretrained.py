@@ -4,6 +4,9 @@
     python tools/make_pretrained.py                        digits-joint: about two minutes on a core
     python tools/make_pretrained.py --out FOLDER           somewhere else, to compare
     python tools/make_pretrained.py --preset tiny --out …  does it work at all? seconds
+
+Run twice on one machine it makes the same file. The one in the package was made on another processor and by an
+earlier state of the code: its figures come again, its bits do not. nbs/06e_saved.ipynb compares them.
 """
 import argparse
 import tempfile

@@ -23,7 +23,7 @@ from ..network import LatentZoningNetwork
 from ..plots import gaussian_check, image_grid
 from ..published_metrics import published_figures
 from ..rectified_flow import curvature
-from .base import ImageConfig, Run, Scenario, at_once, batch_latents, draws_like, flow_errors, image_type, keyed, latents_of, load, make_trainer, mirrored, plan, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, at_once, batch_latents, check_config, draws_like, flow_errors, image_type, keyed, latents_of, load, make_trainer, mirrored, plan, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/20_generation.ipynb #d42f7664
@@ -62,7 +62,8 @@ GENERATION_PRESETS = {
 
 # %% ../../nbs/20_generation.ipynb #601f1f37
 def generation_network(config: GenerationConfig, shape: tuple[int, int, int], classes: int = 0, seed: int = 0) -> LatentZoningNetwork:
-    "An untrained network for images of `shape` (c, h, w), its weights drawn from `seed`; without zones no encoder. Classes play no part."
+    "An untrained network for images of `shape` (c, h, w), its weights drawn from `seed`; without zones no encoder. Classes play no part. `ValueError` for a configuration of another kind."
+    check_config(config, GenerationConfig)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LatentZoningNetwork({"image": image_type(config, shape)})

@@ -20,10 +20,10 @@ from ..alignment import alignment_loss
 from ..data import ImageData
 from ..embedding_plots import embedding_map
 from ..metrics import Judge, Result, accuracy, class_entropy, compare_images, frechet_distance, gaussianity, linear_probe, reconstruction_error
-from ..network import LabelType, LatentZoningNetwork
+from ..network import LabelType, LatentZoningNetwork, count
 from ..parallel import gather_rows, in_pieces
 from ..plots import confusion_table, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_encoder, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
@@ -71,7 +71,9 @@ JOINT_PRESETS = {
 
 # %% ../../nbs/22_joint.ipynb #cc7f72ca
 def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
-    "An untrained network for images of `shape` (c, h, w) in `classes` classes, its weights drawn from `seed`: the same encoder for all that have one."
+    "An untrained network for images of `shape` (c, h, w) in `classes` classes, its weights drawn from `seed`: the same encoder for all that have one. `ValueError` for a configuration of another kind, or no classes."
+    check_config(config, JointConfig)
+    classes = count("classes", classes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return LatentZoningNetwork({"image": image_type(config, shape, classes if config.one_hot else 0, config.drawing), "label": LabelType(classes, config.latent_dim, config.zone_steps)})

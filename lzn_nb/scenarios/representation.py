@@ -31,7 +31,7 @@ from ..network import ImageInput, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
 from ..plots import image_grid
 from ..representation_metrics import centred, chosen_probe, effective_rank, nearest_class, uniformity, view_distance
-from .base import Run, Scenario, at_once, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to, telling
+from .base import Run, Scenario, at_once, check_config, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to, telling
 from ..training import Component, TrainConfig
 from ..zones import LatentZones
 
@@ -197,7 +197,8 @@ REPRESENTATION_PRESETS = {
 
 # %% ../../nbs/21_representation.ipynb #32434834
 def representation_network(config: RepresentationConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
-    "An untrained encoder of images of `shape` (c, s, s), its weights drawn from `seed` and the same for all methods; with what its method needs besides."
+    "An untrained encoder of images of `shape` (c, s, s), its weights drawn from `seed` and the same for all methods; with what its method needs besides. `ValueError` for a configuration of another kind."
+    check_config(config, RepresentationConfig)
     shape = tuple(middle_of(torch.empty(shape, device="meta"), config.view_size).shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
