@@ -22,8 +22,8 @@ def network(): return load_pretrained("digits-joint")
 
 
 def test_it_is_small_and_there():
-    assert pretrained_names() == ["digits-joint"] and lzn_nb.load_pretrained is load_pretrained
-    assert (ROOT / "lzn_nb" / "pretrained" / "digits-joint.safetensors").stat().st_size < 3_000_000
+    assert pretrained_names() == ["digits-joint", "digits-text"] == sorted(make_pretrained.SHIPPED) and lzn_nb.load_pretrained is load_pretrained
+    for name in pretrained_names(): assert (ROOT / "lzn_nb" / "pretrained" / f"{name}.safetensors").stat().st_size < 3_000_000
 
 
 def test_it_draws_and_names_as_well_as_its_notes_say(network):
@@ -35,9 +35,20 @@ def test_it_draws_and_names_as_well_as_its_notes_say(network):
     assert "digits: 1,258 train" in network.notes["trained"] and "seed 0" in network.notes["trained"]
 
 
+def test_the_one_with_sentences_draws_and_tells_as_well_as_its_notes_say():
+    from lzn_nb.captioned import captioned
+    from lzn_nb.scenarios.text import TEXT_PRESETS, judge_captions, judge_drawn, make_trial
+    network = load_pretrained("digits-text")
+    trial = make_trial(captioned(load_data("digits")), TEXT_PRESETS["cpu"], "test", 5, 359, torch.device("cpu"))
+    told, found = network.notes["figures of the test split, before rounding"], judge_captions(network, trial) | judge_drawn(network, trial)
+    for name, apart in (("told_digit", 0.02), ("told_thickness", 0.06), ("told_slant", 0.06), ("drawn_digit", 0.03), ("drawn_thickness", 0.1), ("drawn_slant", 0.1)):
+        assert found[name].value == pytest.approx(told[name], abs=apart), name
+    assert told["told_digit"] > 0.97 and told["drawn_digit"] > 0.94 and min(told["drawn_thickness"], told["drawn_slant"]) > 0.65
+
+
 def test_another_name_is_refused():
     with pytest.raises(ValueError, match="device: got 'foo', wanted one such as"): load_pretrained("digits-joint", device="foo")
-    with pytest.raises(ValueError, match="name: got 'cats', wanted one of \\['digits-joint'\\]"): load_pretrained("cats")
+    with pytest.raises(ValueError, match="name: got 'cats', wanted one of \\['digits-joint', 'digits-text'\\]"): load_pretrained("cats")
     with pytest.raises(AttributeError, match="'lzn_nb' has no attribute 'load_trained'"): lzn_nb.load_trained
 
 
@@ -46,8 +57,9 @@ def test_importing_the_package_loads_nothing():
     assert said.stdout.strip() == "False", said.stderr
 
 
-def test_the_script_makes_the_same_again(tmp_path):
-    first, second = (make_pretrained.make(tmp_path / name, "tiny", progress=False) for name in ("a", "b"))
+@pytest.mark.parametrize("name", list(make_pretrained.SHIPPED))
+def test_the_script_makes_the_same_again(tmp_path, name):
+    first, second = (make_pretrained.make(tmp_path / place, name, "tiny", progress=False) for place in ("a", "b"))
     a, b = (make_pretrained_weights(path) for path in (first, second))
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert first.read_bytes() == second.read_bytes()
