@@ -420,4 +420,4 @@ class LatentPlayground(Refusing, DrawnLatents):
         shown, sheet = w.VBox([self.samples, self.near, self.bars]), w.VBox([w.HBox(drawn), self.unread, self.heard, self.again], layout={"width": "27em", "margin": "0 0 0 1.5em"})
         self.box = w.VBox([w.HBox([self.figure, steer]), w.HBox([shown, sheet])])
 
-    def picture(self): return draw_latents(self.slice, self.seen, self.trained, self.state.time, (self.state.u, self.state.v) if self.state.source == "point" else None)
+    def picture(self): return draw_latents(self.slice, self.seen, self.trained, self.state.time, (self.state.u, self.state.v) if self.state.source == "point" else None, self.state.text if self.state.source == "sentence" else "")

@@ -34,7 +34,7 @@ def make(out: Path, name: str = "digits-joint", preset: str = "cpu", seed: int =
     told = "".join(f", {key} {value:g}" for key, value in changes.items() if key != "steps")
     trained = (f"{done.data.describe()}; preset {preset}{told}, seed {seed}, {config.steps} updates of batch {config.batch}, zones by Adams, {config.zone_steps} evaluations; "
                f"{figures['device']}, {figures['threads']} thread(s), torch {figures['torch']}; averaged weights, kept in float16")
-    notes = {"scenario": done.scenario.name, "trained": trained, "figures of the test split, before rounding": {key: round(figures[key], 4) for key in shown}}
+    notes = {"scenario": done.scenario.name, "trained": trained, "figures of the test split, before rounding": {key: round(figures[key], 4) for key in shown if key in figures}}
     out.mkdir(parents=True, exist_ok=True)
     return save(done.network, out / f"{name}.safetensors", notes=notes, dtype=torch.float16)
 
