@@ -15,20 +15,20 @@ from lzn_nb.zones import LatentZones
 seeded = lambda seed=0: torch.Generator().manual_seed(seed)
 
 
-def some_zones(n=5, q=6, seed=0, **options):
-    return LatentZones(2 * torch.randn(n, q, generator=seeded(seed), dtype=torch.float64), steps=40, **options)
+def some_zones(n=5, q=6, seed=0, steps=40, **options):
+    return LatentZones(2 * torch.randn(n, q, generator=seeded(seed), dtype=torch.float64), steps=steps, **options)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(2, 8), st.integers(1, 10), st.integers(0, 99))
 def test_a_latent_is_a_zone_and_a_place_in_it(n, q, seed):
-    zones = some_zones(n, q, seed)
+    zones = some_zones(n, q, seed, steps=480)  # anchors that crowd on a line leave few steps much to err
     noise = torch.randn(30, q, generator=seeded(seed + 1), dtype=torch.float64)
     index = torch.arange(30) % n
     owner, found = inside(zones, zones.encode(index, noise=noise))
     arrived = owner == index  # near a border the solver's error decides
     assert arrived.double().mean() > 0.85
-    assert (found - noise)[arrived].norm(dim=1).median() < 0.06 * math.sqrt(q)  # of the solver: most where anchors crowd on a line
+    assert (found - noise)[arrived].norm(dim=1).median() < 0.02 * math.sqrt(q)
 
 
 def test_two_anchors_are_told_apart_by_a_plane_and_moves_cross_it():
