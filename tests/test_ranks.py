@@ -130,7 +130,7 @@ def launch(world, *words, script=None, timeout=240):
     "Start the command (or a script) on so many ranks; what became of it."
     program = ["-m", "lzn_nb.cli"] if script is None else [str(script)]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)] if world > 1 else []
-    return subprocess.run([sys.executable, *launcher, *program, *map(str, words)], capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.run([sys.executable, *launcher, *program, *map(str, words)], capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"})
 
 
 def test_a_run_on_two_ranks_is_the_run_on_one(tmp_path):

@@ -168,7 +168,7 @@ def test_keys_of_any_network_have_its_weights_as_buffers(backbone):
     "Attention and batch norms among them: the same anchors, the same names, nothing to train."
     encoder = make_encoder(backbone, (3, 32, 32), 8).eval()
     twin, x = with_buffers(copy.deepcopy(encoder)), torch.rand(4, 3, 32, 32, generator=seeded(0))
-    with torch.no_grad(): assert torch.equal(twin(x), encoder(x))
+    with torch.no_grad(): torch.testing.assert_close(twin(x), encoder(x), rtol=0, atol=1e-5)  # its bits depend on where in memory the weights lie
     assert not list(twin.parameters()) and set(twin.state_dict()) == set(encoder.state_dict())
 
 
