@@ -1,10 +1,11 @@
-"""The losses of the paper's three scenarios down to what costs time: networks, zones and alignment, on one rank or on several."""
+"""The losses of the scenarios, the paper's three and sentences, down to what costs time: networks, zones and alignment, on one rank or on several."""
 import torch
 
 from lzn_nb.rectified_flow import velocity_errors
 from lzn_nb.scenarios.generation import GENERATION, generation_losses
 from lzn_nb.scenarios.joint import JOINT, joint_losses
 from lzn_nb.scenarios.representation import REPRESENTATION, representation_losses, views_of
+from lzn_nb.scenarios.text import TEXT
 from lzn_nb.training import Trainer, get_preset
 
 
@@ -20,9 +21,9 @@ def two_views(config, network, images, labels, generator, n):
     return {"loss": sum(network["image"].anchors(view).square().mean() for view in views_of(config, images, generator, n))}
 
 
-LOSSES = {"generation": generation_losses, "representation": representation_losses, "joint": joint_losses}
+LOSSES = {"generation": generation_losses, "representation": representation_losses, "joint": joint_losses}  # of the paper's three, which are timed
 WITHOUT_ZONES = {"generation": drawing, "representation": two_views, "joint": drawing}
-SCENARIOS = {"generation": GENERATION, "representation": REPRESENTATION, "joint": JOINT}
+SCENARIOS = {"generation": GENERATION, "representation": REPRESENTATION, "joint": JOINT, "text": TEXT}
 
 
 def network_of(scenario: str, preset: str, shape: tuple, classes: int, seed: int = 0, **changes):
@@ -33,5 +34,5 @@ def network_of(scenario: str, preset: str, shape: tuple, classes: int, seed: int
 
 def trainer_of(scenario: str, config, network, losses=None) -> Trainer:
     "A trainer of a scenario's `network`, ready for its updates (or those of other `losses`)."
-    (trainer := Trainer(network, config, SCENARIOS[scenario].components(config, network))).begin(lambda *batch: (losses or LOSSES[scenario])(config, *batch, n=config.zone_batch))
+    (trainer := Trainer(network, config, SCENARIOS[scenario].components(config, network))).begin(lambda *batch: (losses or SCENARIOS[scenario].losses)(config, *batch, n=config.zone_batch))
     return trainer

@@ -12,16 +12,16 @@ import torch
 from torch import Tensor
 
 from .metrics import check_finite
-from .network import count
+from .network import check_fits, count
 from .zones import LatentZones
 
 # %% ../nbs/22b_compositions.ipynb #5661926c
-def came(x) -> str: return f"shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__  # instead of what was wanted
+def came(x) -> str: return f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else type(x).__name__  # instead of what was wanted
 
 
 def entropy(shares: Tensor) -> Tensor:
     "Entropy `[n]` in bits of shares `[n,c]` that sum to 1: 0 where one has all. `ValueError` for negative ones, or other sums."
-    if not isinstance(shares, Tensor) or shares.ndim != 2: raise ValueError(f"shares: got {came(shares)}, wanted a tensor [n,c]")
+    if not isinstance(shares, Tensor) or shares.ndim != 2 or not shares.is_floating_point(): raise ValueError(f"shares: got {came(shares)}, wanted real numbers [n,c]")
     check_finite("shares", shares)
     if (shares < 0).any() or ((shares.sum(1) - 1).abs() > 1e-4).any(): raise ValueError("shares: got rows that are negative or do not sum to 1, wanted distributions over the classes")
     return -(shares * shares.clamp_min(1e-12).log2()).sum(1)
@@ -49,12 +49,12 @@ def moved(zones: LatentZones, z: Tensor, to: Tensor) -> Tensor:
 
 # %% ../nbs/22b_compositions.ipynb #9340ccc8
 def arc(a: Tensor, b: Tensor, points: int = 11) -> Tensor:
-    "`points` latents `[points,m,q]` on the arc cos(s) a + sin(s) b from `a` to `b` `[m,q]`, s from 0 to π/2: of normal ones, all are. `ValueError` for other shapes, or fewer points than two."
+    "`points` latents `[points,m,q]` on the arc cos(s) a + sin(s) b from `a` to `b` `[m,q]`, s from 0 to π/2: of normal ones, all are. `ValueError` for other shapes, fewer points than two, or more than there is memory for."
     for name, x in {"a": a, "b": b}.items():
-        if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point(): raise ValueError(f"{name}: got {came(x)}{f' of {x.dtype}' if isinstance(x, Tensor) else ''}, wanted real numbers [m,q]")
+        if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point(): raise ValueError(f"{name}: got {came(x)}, wanted real numbers [m,q]")
         check_finite(name, x)
     if a.shape != b.shape: raise ValueError(f"b: got shape {list(b.shape)} beside a of {list(a.shape)}, wanted [m,q] for both")
-    if count("points", points) < 2: raise ValueError(f"points: got {points}, wanted at least 2")
+    if (points := check_fits("points", points, 2 * a.numel(), a)) < 2: raise ValueError(f"points: got {points}, wanted at least 2")
     s = torch.linspace(0, torch.pi / 2, points).to(a)[:, None, None]
     return s.cos() * a + s.sin() * b
 
@@ -69,7 +69,7 @@ def accepted(draw: Callable[[int], Tensor], fits: Callable[[Tensor], Tensor], n:
     kept, drawn, found = [], 0, 0
     while found < count("n", n) and drawn < count("tries", tries) * n:
         if not isinstance(z := draw(n), Tensor) or z.ndim != 2: raise ValueError(f"draw: got {came(z)}, wanted latents [{n},q]")
-        if not isinstance(good := fits(z), Tensor) or good.dtype != torch.bool or good.shape != (len(z),): raise ValueError(f"fits: got {came(good)}{f' of {good.dtype}' if isinstance(good, Tensor) else ''}, wanted true or false for each of {len(z)} latents")
+        if not isinstance(good := fits(z), Tensor) or good.dtype != torch.bool or good.shape != (len(z),): raise ValueError(f"fits: got {came(good)}, wanted true or false for each of {len(z)} latents")
         kept.append(z[good.to(z.device)]); drawn += n; found += int(good.sum())
     if found < n: raise ValueError(f"fits: {found} of {drawn:,} latents do, wanted {n}: the zones hardly meet, or do not")
     return torch.cat(kept)[:n]

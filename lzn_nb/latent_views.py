@@ -187,8 +187,9 @@ def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None
 def label_shares(network: LatentZoningNetwork, x: Tensor, *, alpha: float = 1.0, draws: int = 32, among: Tensor | LatentZones | None = None, generator: torch.Generator | None = None) -> Tensor:
     """Shares `[n,c]` of the zone of each image of `x` `[n,…]` that lie in the zones of the labels, by so many `draws` with noise of scale `alpha`.
 
-    `among` as in `network.latents`. `ValueError` for fewer draws than one.
+    `among` as in `network.latents`. `ValueError` for what is no network, or fewer draws than one.
     """
+    if not isinstance(network, LatentZoningNetwork): raise ValueError(f"network: got {type(network).__name__}, wanted a LatentZoningNetwork")
     check_count("draws", draws, 10_000)
     if isinstance(among, LatentZones):  # each joins it alone, so all draws may be made together
         anchors, (labels, _) = network.embed("image", x), network["label"].zones()

@@ -262,6 +262,8 @@ class Reliability:
 
 def reliability(confidence: Tensor, right: Tensor, bins: int = 10) -> Reliability:
     "`confidence` `[n]` in 0..1 and whether each sample is `right` `[n]`, in `bins` of equal width [Guo et al. 2017]; `ValueError` for no samples, other values or lengths."
+    for name, x in {"confidence": confidence, "right": right}.items():
+        if not isinstance(x, Tensor) or x.is_complex(): raise ValueError(f"{name}: got {x.dtype if isinstance(x, Tensor) else type(x).__name__}, wanted a tensor [n] of real numbers")
     confidence, right = confidence.detach().cpu().double(), right.detach().cpu()
     check_count("bins", bins, 1000)
     if confidence.ndim != 1 or not len(confidence) or not ((confidence >= 0) & (confidence <= 1)).all(): raise ValueError(f"confidence: got shape {list(confidence.shape)}, wanted [n], n ≥ 1, numbers from 0 to 1")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .captions import sentence_of, words_in
 from .nets import remembered
-from .network import DataType, ImageType, reading
+from .network import DataType, ImageType, one_hot, reading
 from .words import PAD, TextDecoder, TextEncoder, Tokenizer, known_sentences, word_errors
 from .zones import LatentZones
 
@@ -124,8 +124,7 @@ class HearingImage(ImageType):
 
     def given(self, z: Tensor, label: Tensor | None = None, text: Sequence[str | None] | Tensor | None = None) -> dict[str, Tensor]:
         "What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, or what `hear` made of them)."
-        if self.classes and label is None: raise ValueError("label: got nothing, wanted integers [n]: this decoder is told the class")
-        named = F.one_hot(label, self.classes).to(z) if self.classes else z.new_zeros(len(z), 0)
+        named = one_hot(label, self.classes, z, checked=not self.training) if self.classes else z.new_zeros(len(z), 0)
         heard = text if isinstance(text, Tensor) else self.hear([None] * len(z) if text is None else text)
         if len(heard) != len(z): raise ValueError(f"text: got {len(heard)} sentences, wanted {len(z)}, one for each latent")
         return {"latent": z, "label": torch.cat([named, heard.to(z)], 1)}

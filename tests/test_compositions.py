@@ -63,7 +63,7 @@ def test_all_of_an_arc_is_normal():
     torch.testing.assert_close(way[0], a)
     torch.testing.assert_close(way[-1], b, atol=1e-6, rtol=1e-6)
     assert (way.var((1, 2)) - 1).abs().max() < 0.03
-    for bad, words in (((a, b[:5], 3), "b: got shape"), ((a, b, 1), "points: got 1"), ((a[0], b[0], 3), "a: got shape")):
+    for bad, words in (((a, b[:5], 3), "b: got shape"), ((a, b, 1), "points: got 1"), ((a[0], b[0], 3), "a: got torch.float32 of shape")):
         with pytest.raises(ValueError, match=words): arc(*bad)
 
 
@@ -94,9 +94,11 @@ def test_shares_among_ready_zones_are_those_of_draw_after_draw():
 
 
 @pytest.mark.parametrize("asked, words", [
-    (lambda zones, z: entropy(None), "shares: got NoneType"), (lambda zones, z: entropy(torch.ones(3)), r"shares: got shape \[3\]"), (lambda zones, z: arc(None, z), "a: got NoneType"),
-    (lambda zones, z: arc(z.long(), z), "a: got .* of torch.int64"), (lambda zones, z: arc(z, z / 0), "b: .* NaN or infinity"), (lambda zones, z: inside(None, z), "zones: got NoneType"),
-    (lambda zones, z: moved(zones, z, None), "to: got NoneType"), (lambda zones, z: moved(zones, z, torch.zeros(9).long()), r"to: got shape \[9\]"), (lambda zones, z: moved(zones, z, torch.full((5,), 12)), "to: got .* from 12 to 12, wanted integers"),
+    (lambda zones, z: entropy(None), "shares: got NoneType"), (lambda zones, z: entropy(torch.ones(3)), r"shares: got torch.float32 of shape \[3\]"), (lambda zones, z: entropy(torch.ones(2, 1, dtype=torch.complex64)), r"shares: got torch.complex64 of shape \[2, 1\], wanted real"), (lambda zones, z: entropy(torch.tensor([[1, 0]])), "shares: got torch.int64"),
+    (lambda zones, z: arc(z, z, 10**12), "points: got 1,000,000,000,000, for which .* GB are needed and .* GB are free"), (lambda zones, z: arc(z, z, 2.5), "points: got 2.5, wanted an integer"), (lambda zones, z: label_shares(None, z), "network: got NoneType, wanted a LatentZoningNetwork"), (lambda zones, z: label_shares(load_pretrained(), None), "image: got NoneType"),
+    (lambda zones, z: arc(None, z), "a: got NoneType"),
+    (lambda zones, z: arc(z.long(), z), "a: got torch.int64 of shape"), (lambda zones, z: arc(z, z / 0), "b: .* NaN or infinity"), (lambda zones, z: inside(None, z), "zones: got NoneType"),
+    (lambda zones, z: moved(zones, z, None), "to: got NoneType"), (lambda zones, z: moved(zones, z, torch.zeros(9).long()), r"to: got torch.int64 of shape \[9\]"), (lambda zones, z: moved(zones, z, torch.full((5,), 12)), "to: got .* from 12 to 12, wanted integers"),
     (lambda zones, z: inside(zones.at_sharpness(2.0), z), "wanted solver='adams' without window and sharpness")])
 def test_what_is_wrong_is_named(asked, words):
     g = torch.Generator().manual_seed(0)
@@ -128,8 +130,8 @@ def test_zones_that_do_not_meet_are_said_to():
 @pytest.mark.parametrize("call, words", [
     (lambda zones, z: accepted(None, len, 3), "draw: got NoneType, wanted a function"), (lambda zones, z: accepted(len, "x", 3), "fits: got str, wanted a function"),
     (lambda zones, z: accepted(lambda n: [0.0] * n, len, 3), r"draw: got list, wanted latents \[3,q\]"), (lambda zones, z: accepted(lambda n: z[:n], lambda z: None, 3), "fits: got NoneType, wanted true or false"),
-    (lambda zones, z: moved(None, z, torch.zeros(4).long()), "zones: got NoneType"), (lambda zones, z: moved(zones, None, torch.zeros(4).long()), "z: got"), (lambda zones, z: moved(zones, z, torch.zeros(4, dtype=torch.complex64)), r"to: got shape \[4\]"),
-    (lambda zones, z: moved(zones, z, torch.tensor(1)), r"to: got shape \[\]"), (lambda zones, z: load_pretrained().translate(z, ["image"], "label"), r"data type: got \['image'\], wanted one of"),
+    (lambda zones, z: moved(None, z, torch.zeros(4).long()), "zones: got NoneType"), (lambda zones, z: moved(zones, None, torch.zeros(4).long()), "z: got"), (lambda zones, z: moved(zones, z, torch.zeros(4, dtype=torch.complex64)), r"to: got torch.complex64 of shape \[4\]"),
+    (lambda zones, z: moved(zones, z, torch.tensor(1)), r"to: got torch.int64 of shape \[\]"), (lambda zones, z: load_pretrained().translate(z, ["image"], "label"), r"data type: got \['image'\], wanted one of"),
 ])
 def test_what_can_be_no_argument_is_named(call, words):
     with pytest.raises(ValueError, match=words): call(some_zones(), torch.zeros(4, 6, dtype=torch.float64))

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,13 @@ from lzn_nb.alignment import alignment_loss
 from lzn_nb.data import load_data
 from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
-from lzn_nb.scenarios.generation import generation_network
-from lzn_nb.scenarios.joint import JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, joint_components, joint_losses, joint_network, load_joint, run_joint
-from lzn_nb.scenarios.representation import representation_network
+from lzn_nb.metrics import Result
+from lzn_nb.network import ImageType
+from lzn_nb.scenarios.generation import GENERATION, evaluate_generation, generation_network
+from lzn_nb.scenarios.joint import (JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, evaluate_joint, joint_components, joint_losses, joint_network, judge_asked, judge_free, judge_reading, judge_way_back,
+                                    load_joint, named_classes, run_joint, validate_joint)
+from lzn_nb.scenarios.representation import REPRESENTATION, evaluate_representation, representation_network
+from lzn_nb.scenarios.text import TEXT, evaluate_text
 from lzn_nb.runs import read_metrics
 from lzn_nb.saved import load, save
 from lzn_nb.training import get_preset
@@ -164,6 +169,116 @@ def test_network_depends_on_its_seed_only():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+# -- figures ----------------------------------------------------------------------------------
+class Clear:
+    "A network and a judge whose right answers are known: the first pixel of an image is a tenth of its class, and few evaluations are seen by the second."
+    classes, name, description = 8, "proxy", "one who knows"
+
+    def __init__(self): self.asked = []
+    def __getitem__(self, name): return self  # either type of data
+
+    def generate(self, name, n=None, *, label=None, generator=None, steps=None):
+        self.asked.append((n, label, steps))
+        label = torch.arange(n) % self.classes if label is None else label
+        images = torch.rand(len(label), 1, 4, 4, generator=generator)
+        images[:, 0, 0, 0], images[:, 0, 0, 1] = label / 10, images[:, 0, 0, 1] + 9 * (steps == 4)
+        return images
+
+    def labels(self, images): return (10 * images[:, 0, 0, 0]).round().long()
+    def features(self, images): return images.flatten(1)
+    def look(self, images): return self.features(images), self.features(images), 9.0 * torch.nn.functional.one_hot(self.labels(images), self.classes)
+    def embed(self, name, images): return torch.nn.functional.one_hot(self.labels(images), self.classes).double()
+    def classify(self, images, *, alpha, generator): return (self.labels(images) + round(10 * alpha)) % self.classes if generator else self.labels(images)
+    def latents(self, name, images, *, generator): return torch.randn(len(images), 3, generator=generator)
+    def reconstruct(self, images, z, label): return images + 0.5 * (z.shape[1] == 3) + 0.25 * (label == self.labels(images)).reshape(-1, 1, 1, 1)
+
+
+def some(n, seed=0): return Clear().generate("image", n, generator=torch.Generator().manual_seed(seed)), torch.arange(n) % Clear.classes
+
+
+def test_images_that_were_asked_for_are_counted_by_what_was_asked():
+    network, (real, _) = Clear(), some(80)
+    found = judge_asked(network, network, real, dataclasses.replace(TINY, sample_steps=30), torch.Generator().manual_seed(0), 40)
+    assert found["agreement"].value == 1.0 and [steps for _, _, steps in network.asked] == [30, 4]
+    assert all(torch.equal(label.bincount(), torch.full((8,), 5)) for _, label, _ in network.asked)
+    assert found["asked_few_4"].value > 80 > 2 > found["asked_proxy_fid"].value  # nine units away, squared
+
+
+def test_images_that_were_not_asked_for_are_as_many_and_as_different_as_they_are():
+    network, (real, _), generator = Clear(), some(80), torch.Generator().manual_seed(0)
+    assert judge_free(network, network, real, TINY, generator, 1016)["entropy"].value == pytest.approx(3.0) and network.asked == [(1000, None, None), (16, None, None)]
+    network.classes = 2
+    assert judge_free(network, network, network.generate("image", 80), TINY, generator, 40)["entropy"].value == pytest.approx(1.0)
+    found = judge_free(network := Clear(), network, real, dataclasses.replace(TINY, zones=False), generator, 800)["entropy"].value  # by classes that chance asks for
+    (_, label, _), = network.asked
+    counts = label.bincount(minlength=8) / 800
+    assert 2.9 < found < 3.0 and found == pytest.approx(float(-(counts * counts.log2()).sum()), abs=1e-5)
+
+
+def test_what_is_read_is_told_at_both_noise_scales_and_probed_by_training_images():
+    "Half of the training labels are wrong, so a probe that was fitted to them is wrong for half of the classes."
+    (x, y), (images, labels), generator = some(160, 1), some(80), torch.Generator().manual_seed(0)
+    found = judge_reading(Clear(), TINY, (x, torch.where(y < 4, y, 11 - y)), (images, labels), generator)
+    assert found["accuracy"].value == 1.0 and found["probe"].value == 0.5
+    assert found["accuracy_noisy"].value == 0.0  # ten tenths: two classes on
+    for alpha, wanted in ((0.0, labels), (0.1, (labels + 1) % 8), (0.3, (labels + 3) % 8)): assert torch.equal(named_classes(Clear(), TINY, images, generator, alpha), wanted)
+
+
+def test_a_reconstruction_is_compared_with_its_image():
+    (images, labels), generator = some(40), torch.Generator().manual_seed(0)
+    assert judge_way_back(Clear(), TINY, images, labels, generator).value == pytest.approx(3.0)  # sixteen pixels, each off by ¾: with latents and the right classes
+    assert judge_way_back(Clear(), dataclasses.replace(TINY, zones=False), images, labels, generator).value == pytest.approx(1.0)
+
+
+def test_whoever_judges_has_learned_from_training_images(monkeypatch):
+    "And judges those of the split that is asked for, in their order."
+    data, seen = load_data("digits"), {}
+    train, valid = data.train.tensors(), data.valid.tensors()
+    wrong = SimpleNamespace(labels=lambda images: (valid[1] + (torch.arange(180) < 9)) % 10, description="wrong about nine")
+    monkeypatch.setattr(joint, "Judge", lambda *given: seen.update(judge=given) or wrong)
+    for name, found in (("judge_asked", {}), ("judge_free", {}), ("judge_reading", {}), ("judge_way_back", Result("way back", 0.0))):
+        monkeypatch.setattr(joint, name, lambda *given, name=name, found=found: seen.update({name: given}) or found)
+    assert evaluate_joint(joint_network(TINY, (1, 8, 8), 10), data, TINY, split="valid", drawn=20)["judge_accuracy"] == pytest.approx(1 - 9 / 180)
+    alike = lambda found, wanted: all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert alike(seen["judge"], train) and alike(seen["judge_reading"][2], train) and alike(seen["judge_reading"][3], valid) and alike(seen["judge_way_back"][2:4], valid)
+    assert alike([seen["judge_asked"][2], seen["judge_free"][2]], [valid[0]] * 2)
+
+
+def test_the_decoder_learns_and_is_validated_with_the_right_classes(monkeypatch):
+    network, told, given, (images, labels), valid = joint_network(TINY, (1, 8, 8), 10), [], ImageType.given, batch(), load_data("digits").valid
+    monkeypatch.setattr(ImageType, "given", lambda self, z, label=None: told.append(label) or given(self, z, label))
+    monkeypatch.setattr(joint, "named_classes", lambda *_: (valid.labels + (torch.arange(180) < 9)) % 10)
+    losses(TINY, network, images, labels)
+    found = validate_joint(network.eval(), load_data("digits"), TINY)
+    assert found["score"] == found["accuracy"] == pytest.approx(1 - 9 / 180) and torch.equal(told[0], labels) and torch.equal(told[1], valid.labels)
+
+
+@pytest.mark.parametrize("evaluate, scenario", [(evaluate_joint, JOINT), (evaluate_generation, GENERATION), (evaluate_representation, REPRESENTATION), (evaluate_text, TEXT)])
+@pytest.mark.parametrize("changes, words", [({"split": "foo"}, "split: got 'foo', wanted 'train', 'valid' or 'test'"), ({"split": "shape"}, "split: got 'shape'"), ({"config": None}, "config: got None, wanted a .*Config"),
+                                            ({"seed": "a"}, "seed: got 'a', wanted an integer from 0"), ({"seed": -1}, "seed: got -1"), ({"data": None}, "data: got NoneType, wanted an ImageData")])
+def test_figures_of_nothing_are_refused(evaluate, scenario, changes, words):
+    with pytest.raises(ValueError, match=words): evaluate(**{"network": torch.nn.Linear(1, 1), "data": load_data("digits"), "config": scenario.presets["tiny"]} | changes)
+
+
+@pytest.mark.parametrize("name", ["drawn", "limit"])
+def test_figures_of_none_are_refused(name):
+    for odd in (0, "a", 2.5):
+        with pytest.raises(ValueError, match=f"{name}: got {odd!r}, wanted an integer"): evaluate_joint(torch.nn.Linear(1, 1), load_data("digits"), TINY, **{name: odd})
+
+
+# -- published sizes --------------------------------------------------------------------------
+def test_the_published_hyperparameters():
+    "What the authors' configuration of CIFAR-10 says; what is frozen early, and how large the networks are."
+    c = JOINT_PRESETS["paper"]
+    assert (c.steps, c.batch, c.warmup, c.schedule, c.clip, c.ema, c.precision, c.accumulate) == (200_000, 2000, 5000, "constant", 1.0, 0.999999, "no", 1)
+    assert (c.latent_dim, c.zone_steps, c.alpha, c.dropout, c.flip, c.jitter, c.smallest_space, c.save_every) == (200, 20, 1.0, 0.15, True, 0.0, 0, 1000)
+    assert (c.log_alignment, c.alignment_alpha, c.cutoff, c.sharpness, c.alignment_weight, c.one_hot) == (False, 1.0, 0.2, 0.0, 1.0, True)
+    with torch.device("meta"): parts = joint_components(c, joint_network(c, (3, 32, 32), 10))
+    size = lambda module: sum(p.numel() for p in module.parameters())
+    assert {name: (part.rate, part.budget, size(part.module)) for name, part in parts.items()} == {"decoder": (2e-3, 60_000, 61_911_939), "encoder": (5e-5, None, 49_790_260), "label": (1e-4, None, 2000)}
+
+
+# -- runs -------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return run_joint("digits", "tiny", tmp_path_factory.mktemp("runs") / "a", progress=False)
@@ -211,6 +326,8 @@ def test_load_joint_needs_no_data(run, monkeypatch):
 
 def test_load_joint_names_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="out: .* holds no run"): load_joint(tmp_path)
+    for odd in (None, 3):
+        with pytest.raises(ValueError, match="out: got .*, wanted the folder of a run"): load_joint(odd)
 
 
 def test_bad_requests_write_nothing(tmp_path):

@@ -1,5 +1,6 @@
 """The network: compositions that do what their parts do, on any device, in any form of asking, and clear answers to wrong questions."""
 import copy
+import math
 import warnings
 
 import numpy as np
@@ -278,6 +279,25 @@ def test_a_type_whose_samples_are_no_tensors(network):
     with pytest.raises(ValueError, match="word: got 'ten'"): network.embed("word", ["ten"])
 
 
+def test_a_type_of_ones_own_says_what_it_may_be_asked_for(network):
+    "By the arguments that its decoder names, but not what it is told; and what it takes as **options, by `options`."
+    class Told(DataType):
+        condition, options = ("label",), ("sharp",)
+        def decode(self, z, generator=None, *, label, times=1, **given): return times * label, given
+    network.types["told"] = Told(Q)
+    z = torch.zeros(3, Q)
+    value, given = network.decode("told", z, times=4, sharp=True, known={"label": [1, 2, 3]})
+    assert value.tolist() == [4, 8, 12] and given == {"sharp": True}
+    for odd, wanted in (("label", "known=.'label': …."), ("blunt", ".*'sharp', 'times'"), ("generators", "one of")):
+        with pytest.raises(ValueError, match=f"options: got '{odd}' for Told, wanted {wanted}"): network.decode("told", z, **{odd: 1})
+
+
+def test_a_network_without_decoder_says_so(network, x):
+    network["image"].decoder = None
+    for ask in (lambda: network.generate("image", 2), lambda: network.reconstruct(x, known={"label": [0] * 12})):
+        with pytest.raises(NotImplementedError, match="ImageType has no decoder"): ask()
+
+
 def test_anchors_of_the_wrong_width_are_found(network):
     class Wide(DataType):
         def anchors(self, x): return torch.randn(len(x), Q + 1)
@@ -342,11 +362,31 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
     ("steps: got 0", lambda n, x: n.generate("image", 2, steps=0)),
     ("steps: got 0", lambda n, x: n.reconstruct(x, steps=0)),
     ("alpha: got -1", lambda n, x: n.latents("image", x, alpha=-1)),
-    ("z: got shape .2, 5., wanted a tensor .n,6.", lambda n, x: n.decode("label", torch.zeros(2, 5))),
-    ("z: got NoneType, wanted a tensor .n,6.", lambda n, x: n.decode("image", None)),
+    ("z: got torch.float32 of shape .2, 5., wanted a floating tensor .n,6.", lambda n, x: n.decode("label", torch.zeros(2, 5))),
+    ("z: got NoneType, wanted a floating tensor .n,6.", lambda n, x: n.decode("image", None)),
     ("image: got NoneType, wanted a tensor .b,1,8,8.", lambda n, x: n.translate(None, "image", "label")),
     ("image: got str, wanted a tensor .b,1,8,8.", lambda n, x: n.translate("a", "image", "label")),
     ("label: got nothing, wanted integers", lambda n, x: n["image"].decode(torch.zeros(2, Q))),
+    ("label: got 11, wanted a class from 0 to 3", lambda n, x: n["image"].decode(torch.zeros(2, Q), label=torch.tensor([0, 11]))),
+    ("label: got torch.float32 of shape .2., wanted integers", lambda n, x: n["image"].decode(torch.zeros(2, Q), label=torch.tensor([0.0, 1.5]))),
+    ("label: got -1, wanted a class from 0 to 3", lambda n, x: n["image"].reconstruct(x[:2], torch.zeros(2, Q), [0, -1])),
+    ("label: got 99, wanted a class from 0 to 3", lambda n, x: n["image"].eval().given(torch.zeros(2, Q), [0, 99])),
+    ("label: got 3, wanted 2, one for each latent", lambda n, x: n["image"].decode(torch.zeros(2, Q), label=[0, 1, 2])),
+    ("options: got 'foo' for ImageType, wanted one of .'chunk', 'noise', 'progress', 'steps'", lambda n, x: n.translate(x, "image", "image", foo=3)),
+    ("options: got 'foo' for ImageType, wanted one of", lambda n, x: n["image"].decode(torch.zeros(2, Q), label=[0, 1], foo=3)),
+    ("options: got 'foo' for LabelType, wanted none", lambda n, x: n.translate(x, "image", "label", foo=3)),
+    ("options: got 'steps' for LabelType, wanted none", lambda n, x: n.generate("label", 2, steps=3)),
+    ("options: got 'label' for ImageType, wanted known=.'label': ….", lambda n, x: n.decode("image", torch.zeros(2, Q), label=[0, 1])),
+    ("options: got 'label' for ImageType, wanted known=.'label': ….", lambda n, x: n.reconstruct(x, label=[0] * 12)),
+    ("options: got 'noise' for ImageType, wanted one of .'chunk', 'progress', 'steps'", lambda n, x: n.reconstruct(x, noise=x)),
+    ("options: got 'extrapolate' for ImageType", lambda n, x: n["image"].reconstruct(x, torch.zeros(12, Q), [0] * 12, extrapolate=True)),
+    ("noise: holds NaN or infinity", lambda n, x: n.generate("image", 12, noise=x / 0)),
+    ("noise: got str, wanted a floating tensor .2, 1, 8, 8.", lambda n, x: n.generate("image", 2, noise="a")),
+    ("noise: got torch.float32 of shape .12, 1, 8, 8., wanted a floating tensor .2, 1, 8, 8.", lambda n, x: n.generate("image", 2, noise=x)),
+    ("noise: got torch.int64 of shape", lambda n, x: n.generate("image", 12, noise=x.long())),
+    ("z: got torch.int64 of shape .2, 6., wanted a floating tensor", lambda n, x: n.decode("image", torch.zeros(2, Q).long())),
+    ("z: holds NaN or infinity", lambda n, x: n.decode("image", torch.full((2, Q), math.nan), known={"label": [0, 1]})),
+    ("generator: got int, wanted a torch.Generator", lambda n, x: n.generate("image", 2, generator=3)),
     ("types: got latent dimensions .6, 7.", lambda n, x: LatentZoningNetwork({"a": LabelType(2, 6), "b": LabelType(2, 7)})),
     ("types: got latent dimensions ..,", lambda n, x: LatentZoningNetwork({})),
 ])

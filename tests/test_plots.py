@@ -258,7 +258,8 @@ def test_a_calibrated_sample_has_a_small_error_and_a_sure_one_a_large():
 
 @pytest.mark.parametrize("sure, right, bins, words", [
     (torch.zeros(0), torch.zeros(0), 5, "confidence: got shape"), (torch.tensor([1.1]), torch.tensor([True]), 5, "confidence: got shape"), (torch.tensor([math.nan]), torch.tensor([True]), 5, "confidence: got shape"),
-    (torch.zeros(2, 2), torch.zeros(2, 2), 5, "confidence: got shape"), (torch.zeros(2), torch.zeros(3), 5, r"right: got shape \[3\], wanted \[2\]"), (torch.zeros(2), torch.tensor([0, 2]), 5, "right: got shape"), (torch.zeros(1), torch.zeros(1), 0, "bins: got 0")])
+    (torch.zeros(2, 2), torch.zeros(2, 2), 5, "confidence: got shape"), (torch.zeros(2), torch.zeros(3), 5, r"right: got shape \[3\], wanted \[2\]"), (torch.zeros(2), torch.tensor([0, 2]), 5, "right: got shape"), (torch.zeros(1), torch.zeros(1), 0, "bins: got 0"),
+    (None, torch.zeros(2), 5, "confidence: got NoneType, wanted a tensor"), (torch.zeros(2), [True, False], 5, "right: got list, wanted a tensor"), (torch.zeros(2, dtype=torch.complex64), torch.zeros(2), 5, "confidence: got torch.complex64, wanted .* real")])
 def test_reliability_refuses(sure, right, bins, words):
     with pytest.raises(ValueError, match=words): reliability(sure, right, bins)
 

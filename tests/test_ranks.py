@@ -35,36 +35,45 @@ CASES = [(name, dtype, changes | ({"jitter": 0.5} if "flip" in changes and name 
 CASES += [("representation", torch.float64, changes | others) for changes in SHARES[1::2] for others in OTHERS]
 
 
-def gradient(name, dtype, changes):
-    "Losses, norm and gradient of an update, as one vector, the same on all ranks."
-    config, network = network_of(name, "tiny", (1, 8, 8), 4, **changes)
-    network = network.to(dtype)
-    noise = torch.Generator().manual_seed(1)
+def gradient_of(name, config, network, pixels, labels):
+    "Losses and gradient of an update of a scenario's `network`, its weights moved a little, as one vector, the same on all ranks."
+    noise, dtype = torch.Generator().manual_seed(1), next(network.parameters()).dtype
     with torch.no_grad():  # what starts at zero hides mistakes; each number by its own, or all anchors lie on a line and rounding is magnified
         for p in network.parameters(): p += 0.05 * torch.randn(p.shape, generator=noise)
     trainer, n = trainer_of(name, config, network), config.zone_batch
-    pixels, labels = torch.rand(config.batch, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1, torch.arange(config.batch) % 3
     parts = [(own_rows(x).to(dtype), own_rows(y)) for x, y in zip(pixels.split(n), labels.split(n))]
     found = trainer.gradient(parts, step_generator(3, 4))
     losses = trainer.accelerator.reduce(torch.stack(list(found.values())), "mean")
     return torch.cat([losses.detach(), *(p.grad.flatten() for p in network.parameters() if p.grad is not None)])
 
 
-def on_rank(rank, world, folder, port):
+def gradient(name, dtype, changes):
+    "Of one of the paper's scenarios, on noise."
+    config, network = network_of(name, "tiny", (1, 8, 8), 4, **changes)
+    pixels, labels = torch.rand(config.batch, 1, 8, 8, generator=torch.Generator().manual_seed(2)) * 2 - 1, torch.arange(config.batch) % 3
+    return gradient_of(name, config, network.to(dtype), pixels, labels)
+
+
+def on_rank(rank, world, folder, port, gradient, cases):
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    found = [gradient(*case) for case in CASES]
+    found = [gradient(*case) for case in cases]
     assert rank_and_world() == (rank, world)
     if rank == 0: torch.save(found, os.path.join(folder, "found.pt"))
     dist.destroy_process_group()
 
 
+def on_ranks_and_here(world, folder, gradient, cases):
+    "Each case, with what `gradient(*case)` is on so many ranks and in this process alone."
+    mp.spawn(on_rank, (world, str(folder), free_port(), gradient, cases), nprocs=world)
+    return [(case, found, gradient(*case)) for case, found in zip(cases, torch.load(folder / "found.pt"), strict=True)]
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_have_the_gradient_of_the_whole_batch(world, tmp_path):
     "Loss and every gradient of the three scenarios and of what they are compared with, by the real networks and the loop: equal and unequal shares, accumulated, in pieces."
-    mp.spawn(on_rank, (world, str(tmp_path), free_port()), nprocs=world)
-    for case, found in zip(CASES, torch.load(tmp_path / "found.pt")):
-        wanted, loose = gradient(*case), 1e-10 if case[1] == torch.float64 else 1e-5
+    for case, found, wanted in on_ranks_and_here(world, tmp_path, gradient, CASES):
+        loose = 1e-10 if case[1] == torch.float64 else 1e-5
         assert wanted.isfinite().all() and wanted[1:].abs().max() > 1e-3, case
         assert abs(found[0] - wanted[0]) <= loose * abs(wanted[0]) and (found - wanted).norm() <= loose * wanted.norm(), case
 

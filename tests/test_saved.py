@@ -107,7 +107,7 @@ def test_the_file_is_replaced_whole(tmp_path, monkeypatch):
     path = save(joint(), tmp_path / "a.safetensors")
     before = path.read_bytes()
     monkeypatch.setattr("lzn_nb.checkpoints.serialize", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError): save(joint(), path)
+    with pytest.raises(OSError, match="^path: .*a.safetensors cannot be written .No space left on device."): save(joint(), path)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
@@ -260,6 +260,15 @@ def test_what_names_no_file_is_refused(path):
         with pytest.raises(ValueError, match=r"path: got .*, wanted the name of a file"): call()
 
 
+@pytest.mark.parametrize("allow", [3, None, "SentenceEncoder"])
+def test_what_names_no_makers_is_refused(tmp_path, allow):
+    with pytest.raises(ValueError, match=f"allow: got {allow!r}, wanted a list of names"): load(save(joint(), tmp_path / "a.safetensors"), allow=allow)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^path: .*absent/a.safetensors cannot be written .No such file or directory., wanted a file in a folder that is there"): save(joint(), tmp_path / "absent" / "a.safetensors")
+
+
 def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
     network = joint()
     with torch.no_grad(): network["label"].matrix[0, 0] = 1e6
@@ -267,8 +276,10 @@ def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
     save(network, tmp_path / "a.safetensors")
 
 
-@pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted a floating one"),
-                                        (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"), (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
+@pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted torch.float16"), (lambda p: save(joint(), p, dtype=torch.float8_e4m3fn), "dtype: got torch.float8_e4m3fn, wanted torch.float16"),
+                                        (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"),
+                                        (lambda p: save(joint(), p, notes={"x": [1.0, {"loss": float("nan")}]}), "notes/x/1/loss: got nan, wanted a finite number"), (lambda p: save(joint(), p, notes={"x": float("inf"), "y": {1}}), "notes/x: got inf, wanted a finite number"),
+                                        (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
 def test_wrong_arguments_are_named_and_leave_no_file(call, what, tmp_path):
     with pytest.raises(ValueError, match=what): call(tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())

@@ -2,14 +2,10 @@
 import copy
 import dataclasses
 import math
-import os
 import shutil
-import socket
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,11 +13,10 @@ from lzn_nb.captioned import captioned, digits_in, packed, unpacked
 from lzn_nb.captions import caption, facts_in, is_grammatical, words_in
 from lzn_nb.data import load_data
 from lzn_nb.measures import ATTRIBUTES, Facts
-from lzn_nb.parallel import own_rows
 from lzn_nb.saved import load, save
 from lzn_nb.scenarios import base, text
 from lzn_nb.scenarios.text import TEXT, TEXT_PRESETS, common, edited, evaluate_text, in_both, load_text, plan_text, run_text, says_digit, scores_of, text_components, text_losses, text_network, turned_round, worded
-from lzn_nb.training import Trainer, step_generator
+from test_ranks import gradient_of, on_ranks_and_here
 
 TINY, SHAPE = TEXT_PRESETS["tiny"], (1, 8, 8)
 FACTS = st.builds(Facts, **{name: st.sampled_from([*values, None]) for name, values in ATTRIBUTES.items()})
@@ -323,36 +318,12 @@ CASES = [(name, changes) for name in PARTS for changes in ({"batch": 12}, {"batc
 
 
 def gradient(name, changes):
-    "Losses and gradient of an update, as one vector, the same on all ranks."
     config = dataclasses.replace(configured(name), **changes)
-    network = text_network(config, SHAPE, 10).double()
-    noise = seeded(1)
-    with torch.no_grad():
-        for p in network.parameters(): p += 0.05 * torch.randn(p.shape, generator=noise)
-    trainer, n = Trainer(network, config, text_components(config, network)), config.zone_batch
-    trainer.begin(lambda *batch: text_losses(config, *batch, n=n))
-    pixels, codes = batch(config.batch)
-    parts = [(own_rows(x).double(), own_rows(y)) for x, y in zip(pixels.split(n), codes.split(n))]
-    found = trainer.gradient(parts, step_generator(3, 4))
-    losses = trainer.accelerator.reduce(torch.stack(list(found.values())), "mean")
-    return torch.cat([losses.detach(), *(p.grad.flatten() for p in network.parameters() if p.grad is not None)])
-
-
-def on_rank(rank, world, folder, port):
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
-    found = [gradient(*case) for case in CASES]
-    if rank == 0: torch.save(found, os.path.join(folder, "found.pt"))
-    dist.destroy_process_group()
+    return gradient_of("text", config, text_network(config, SHAPE, 10).double(), *batch(config.batch))
 
 
 def test_ranks_have_the_gradient_of_the_whole_batch(tmp_path):
     "Loss and every gradient on two ranks, with equal and unequal shares, in pieces and accumulated."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(on_rank, (2, str(tmp_path), port), nprocs=2)
-    for case, found in zip(CASES, torch.load(tmp_path / "found.pt")):
-        wanted = gradient(*case)
+    for case, found, wanted in on_ranks_and_here(2, tmp_path, gradient, CASES):
         assert wanted.isfinite().all() and wanted[1:].abs().max() > 1e-3, case
         assert (found - wanted).norm() <= 1e-10 * wanted.norm(), case

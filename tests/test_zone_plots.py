@@ -240,6 +240,12 @@ def test_a_margin_is_small_at_a_border_and_large_far_from_it():
     assert margin(torch.ones(1, 1), torch.tensor([0])) == 1.0
 
 
+@pytest.mark.parametrize("chances, owner, words", [(None, torch.tensor([0]), "chances: got NoneType, wanted real numbers"), (torch.ones(3), torch.tensor([0]), r"chances: got torch.float32 of shape \[3\]"), (torch.ones(1, 2, dtype=torch.complex64), torch.tensor([0]), "chances: got torch.complex64"),
+                                                   (torch.ones(1, 2), None, r"owner: got NoneType, wanted a tensor \[1\]"), (torch.ones(1, 2), torch.tensor([0, 1]), r"owner: got shape \[2\], wanted \[1\]"), (torch.ones(1, 2), torch.tensor([2]), "owner: got values from 2 to 2, wanted 0 to 1")])
+def test_margins_of_nothing_are_refused(chances, owner, words):
+    with pytest.raises(ValueError, match=words): margin(chances, owner)
+
+
 @pytest.mark.parametrize("time", [float("nan"), "x", 2, -1, True])
 def test_times_that_are_none_are_named(zones, time):
     with pytest.raises(ValueError, match="time: got .*, wanted a number from 0 to 1"): chances_at(zones, normal(2, 2), time)

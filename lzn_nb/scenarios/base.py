@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'ROOM', 'check_ranges', 'check_config', 'ImageConfig', 'image_type', 'jittered', 'parts_of',
            'encoded_apart', 'draws_like', 'batch_encoder', 'batch_latents', 'flow_errors', 'mirrored', 'Scenario',
-           'Run', 'check_enough', 'make_trainer', 'prepare', 'work_of', 'save_samples', 'telling', 'judged', 'run',
-           'load', 'plan', 'results_table', 'shown_figures', 'report', 'keyed', 'take_up_to', 'in_chunks', 'at_once',
-           'latents_of']
+           'Run', 'check_seed', 'folder_named', 'judged_split', 'check_enough', 'make_trainer', 'prepare', 'work_of',
+           'save_samples', 'telling', 'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures', 'report',
+           'keyed', 'take_up_to', 'in_chunks', 'at_once', 'latents_of']
 
 # %% ../../nbs/19_scenarios.ipynb #c9dd276b
 import dataclasses
@@ -27,11 +27,11 @@ from tqdm.auto import tqdm
 
 from ..backbones import make_encoder
 from ..checkpoints import load_checkpoint, naming_checkpoint
-from ..data import ImageData, batches, check_files, load_data
+from ..data import ImageData, Split, batches, check_files, load_data
 from ..flow import free_memory
 from ..nets import UNetDecoder, UNetEncoder, fit_levels
 from ..metrics import Result
-from ..network import ImageType, LatentZoningNetwork
+from ..network import ImageType, LatentZoningNetwork, count
 from ..parallel import drawn_rows, in_pieces, share, zones_of_batch
 from ..plots import training_curves, write_report
 from ..published_metrics import check_weights
@@ -203,10 +203,30 @@ class Run:
     config: TrainConfig
     out: Path
 
+# %% ../../nbs/19_scenarios.ipynb #d5735700
+def check_seed(seed: int) -> None:
+    "`ValueError` unless `seed` is a whole number that every kind of generator takes."
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31: raise ValueError(f"seed: got {seed!r}, wanted an integer from 0 to 2^31 - 1")
+
+
+def folder_named(out: str | Path) -> Path:
+    "What names the folder of a run, as a path; `ValueError` for what does not."
+    if not isinstance(out, str) and not hasattr(out, "__fspath__"): raise ValueError(f"out: got {type(out).__name__}, wanted the folder of a run")
+    return Path(out)
+
+
+def judged_split(data: ImageData, split: str, config: TrainConfig, kind: type[TrainConfig], seed: int, **counts: int) -> Split:
+    "The `split` of `data` for which figures are asked; `ValueError` for another name, data, a `config` of another `kind`, a seed that is none, and `counts` (by name) that are not whole numbers ≥ 1."
+    check_config(config, kind), check_seed(seed)
+    for name, value in counts.items(): count(name, value)
+    if not isinstance(data, ImageData): raise ValueError(f"data: got {type(data).__name__}, wanted an ImageData, as `load_data` gives it")
+    if split not in ("train", "valid", "test"): raise ValueError(f"split: got {split!r}, wanted 'train', 'valid' or 'test'")
+    return getattr(data, split)
+
 # %% ../../nbs/19_scenarios.ipynb #d5735807
 def check_enough(scenario: Scenario, data: ImageData, config: TrainConfig, seed: int) -> None:
     "Refuse, before anything is written, a seed that is none, or data that cannot be trained or judged on: `ValueError` that says what is wrong."
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31: raise ValueError(f"seed: got {seed!r}, wanted an integer from 0 to 2^31 - 1")
+    check_seed(seed)
     if data.num_classes < scenario.classes:
         raise ValueError(f"data: got {data.num_classes} class, wanted at least {scenario.classes} to tell apart (in an image folder, each has a folder of its own)")
     if len(data.train) < config.batch:
@@ -261,9 +281,9 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
 
     `changes` are fields of the preset; `data_options` go to `load_data`. `ValueError` for bad requests, before anything is written.
     Several processes, started by `torchrun` or `accelerate launch`, train together; the first one writes."""
-    if not isinstance(out, str) and not hasattr(out, "__fspath__"): raise ValueError(f"out: got {type(out).__name__}, wanted the folder of a run")
+    out = folder_named(out)
     trainer, images = prepare(scenario, data, preset, seed, device, data_options, changes)
-    config, main, out = trainer.config, trainer.accelerator.is_main_process, Path(out)
+    config, main = trainer.config, trainer.accelerator.is_main_process
     if not final_figures(out): check_files(images); check_weights()
     settings = {"scenario": scenario.name, "data": data, "preset": preset, "seed": seed, "split": images.describe(),
                 "shape": images.shape, "classes": images.classes, **dataclasses.asdict(config)}
@@ -282,7 +302,7 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
 # %% ../../nbs/19_scenarios.ipynb #30bdb6d8
 def load(scenario: Scenario, out: str | Path, device: str | None = None, step: int | None = None) -> LatentZoningNetwork:
     "The averaged network of the run in the folder `out`, as of update `step` (None: the last), ready for use; needs no data. `ValueError` if there is none."
-    file = Path(out) / "config.json"
+    file = folder_named(out) / "config.json"
     if not file.exists(): raise ValueError(f"out: {out} holds no run (no config.json), wanted the folder of `lzn {scenario.name} --out`")
     settings = read_settings(Path(out))
     if (name := settings.get("scenario")) != scenario.name: raise ValueError(f"out: {out} holds a run of {name!r}, wanted one of {scenario.name!r}")

@@ -23,7 +23,7 @@ from ..network import LatentZoningNetwork
 from ..plots import gaussian_check, image_grid
 from ..published_metrics import published_figures
 from ..rectified_flow import curvature
-from .base import ImageConfig, Run, Scenario, at_once, batch_latents, check_config, draws_like, flow_errors, image_type, keyed, latents_of, load, make_trainer, mirrored, plan, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, at_once, batch_latents, check_config, draws_like, flow_errors, image_type, judged_split, keyed, latents_of, load, make_trainer, mirrored, plan, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/20_generation.ipynb #d42f7664
@@ -147,8 +147,9 @@ def judge_reconstruction(network: LatentZoningNetwork, images: Tensor, config: G
 # %% ../../nbs/20_generation.ipynb #f09ae714
 def evaluate_generation(network: LatentZoningNetwork, data: ImageData, config: GenerationConfig, *, split: str = "test", seed: int = 0, limit: int = 10_000, progress: bool = False) -> dict:
     "Figures of a trained network on a `split` (\"valid\" for choosing, \"test\" once), from at most `limit` images of each split, all draws from `seed`; under \"protocols\", how each was measured."
+    judged = judged_split(data, split, config, GenerationConfig, seed, limit=limit)
     device, tell = next(network.parameters()).device, telling(progress)
-    (train, train_labels), (real, _) = [take_up_to(part, limit, device) for part in (data.train, getattr(data, split))]
+    (train, train_labels), (real, _) = [take_up_to(part, limit, device) for part in (data.train, judged)]
     judge, (as_many, _) = Judge(train, train_labels), take_up_to(data.train, config.drawn, device)
     network.to(memory_format=torch.channels_last)  # 15 to 25 % faster on a CPU
     tell(f"{config.drawn:,} drawn images by the exact solver, then in few steps")

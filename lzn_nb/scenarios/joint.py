@@ -23,7 +23,7 @@ from ..metrics import Judge, Result, accuracy, class_entropy, compare_images, fr
 from ..network import LabelType, LatentZoningNetwork, count
 from ..parallel import gather_rows, in_pieces
 from ..plots import confusion_table, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
@@ -160,10 +160,11 @@ def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
                    drawn: int = 1000, limit: int = 10_000, progress: bool = False) -> dict:
     """Figures of a trained network on a `split` ("valid" for choosing, "test" once), from at most `limit` training images: those of what it can do.
 
-    `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured.
+    `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured. `ValueError` for another split, configuration, seed or number.
     """
+    judged = judged_split(data, split, config, JointConfig, seed, drawn=drawn, limit=limit)
     device, generator, tell, found = next(network.parameters()).device, torch.Generator().manual_seed(seed), telling(progress), {}
-    train, test = [take_up_to(part, limit, device) for part in (data.train, getattr(data, split))]
+    train, test = [take_up_to(part, limit, device) for part in (data.train, judged)]
     judge = Judge(*train)
     found["judge_accuracy"] = Result("accuracy of the judge", accuracy(judge.labels(test[0]), test[1]), {"images": f"{len(test[0]):,}", "judge": judge.description})
     tell(f"{drawn:,} drawn images for each figure of drawing")

@@ -31,7 +31,7 @@ from ..network import ImageInput, LatentZoningNetwork
 from ..parallel import gather_rows, in_pieces, own_rows, zones_of_batch
 from ..plots import image_grid
 from ..representation_metrics import centred, chosen_probe, effective_rank, nearest_class, uniformity, view_distance
-from .base import Run, Scenario, at_once, check_config, check_ranges, draws_like, in_chunks, load, make_trainer, plan, run, take_up_to, telling
+from .base import Run, Scenario, at_once, check_config, check_ranges, draws_like, in_chunks, judged_split, load, make_trainer, plan, run, take_up_to, telling
 from ..training import Component, TrainConfig
 from ..zones import LatentZones
 
@@ -270,8 +270,8 @@ def images_to_probe(network: LatentZoningNetwork, train: Split, config: Represen
 @torch.no_grad()
 def evaluate_representation(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, *, split: str = "test", seed: int = 0, limit: int = 50_000, progress: bool = False) -> dict:
     "Figures of a trained network on a `split` (\"valid\" for choosing: then the probe's own settings are chosen on it, too), from at most `limit` of its images and of validation; under \"protocols\", how each was measured."
-    device, tell = next(network.parameters()).device, telling(progress)
-    parts = [images_to_probe(network, data.train, config), data.valid.some(limit), getattr(data, split).some(limit)]
+    judged, device, tell = judged_split(data, split, config, RepresentationConfig, seed), next(network.parameters()).device, telling(progress)
+    parts = [images_to_probe(network, data.train, config), data.valid.some(limit), judged.some(limit)]
     train_labels, valid_labels, labels = (part.labels.to(device) for part in parts)
     tell("features of all kinds")
     found, told, figures = features_of(network, parts, config, seed), {}, {}

@@ -35,7 +35,7 @@ from ..training import Component
 from ..words import TextEncoder, Tokenizer
 from ..zone_plots import chances_at
 from ..zones import LatentZones
-from .base import Run, Scenario, draws_like, flow_errors, image_type, in_chunks, jittered, keyed, load, make_trainer, plan, run, take_up_to, telling
+from .base import Run, Scenario, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, plan, run, take_up_to, telling
 from .joint import DRAWN, LabelledConfig
 
 # %% ../../nbs/23_text.ipynb #a6894f0e
@@ -368,6 +368,7 @@ def evaluate_text(network: LatentZoningNetwork, data: CaptionedData, config: Tex
     """Figures of every task that a trained network can do, on `limit` images of a `split` ("valid" for choosing, "test" once) and a caption of each.
 
     All draws from `seed`; under "protocols", how each was measured."""
+    judged_split(data, split, config, TextConfig, seed, limit=limit)
     device, tell, kinds = next(network.parameters()).device, telling(progress), set(config.kinds)
     train = take_up_to(data.train, 10_000, device)
     trial = make_trial(data, config, split, seed, limit, device, train)
