@@ -72,16 +72,10 @@ def too_large(need: float, device: str = "cpu") -> str | None:
     return f"out of memory (needs about {need / 1e9:.3g} GB, {free / 1e9:.3g} GB are free)"
 
 
-def inside(task: str, **arguments) -> dict:
-    "Result of `module:function` in this process; threads are as before afterwards."
-    (module, name), threads = task.split(":"), torch.get_num_threads()
-    try: return getattr(importlib.import_module(module), name)(**arguments)
-    finally: torch.set_num_threads(threads)
-
-
 def serve(task: str, arguments: str) -> None:
     "Call `module:function` with arguments in JSON and print what it returns."
-    try: result = inside(task, **json.loads(arguments))
+    module, name = task.split(":")
+    try: result = getattr(importlib.import_module(module), name)(**json.loads(arguments))
     except (MemoryError, torch.OutOfMemoryError) as error: result = {"skipped": f"out of memory ({str(error).splitlines()[0]})"}
     except RuntimeError as error:  # what PyTorch's allocator on the CPU raises
         if "allocate memory" not in str(error): raise

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from scipy.optimize import nnls
 
 from benchmarks import machine
-from benchmarks.process import ROOT, inside
+from benchmarks.process import ROOT
 from benchmarks.scenarios import drawing
 from lzn_nb.parallel import rank_and_world, share
 from lzn_nb.scaling import Machine, Update, count_parameters, network_flops, zone_flops
@@ -71,22 +71,21 @@ def exchange_seconds(numbers: int, repeats: int) -> float:
     return min(times[1:])
 
 
-def work(name: str, **given) -> dict | float:
+def work(task: str, **given) -> dict | float:
     "A task on this rank."
     torch.set_num_threads(1)
-    if "RANK" in os.environ and name == "exchange": dist.init_process_group("gloo")
-    return {"update": update_seconds, "zones": zone_seconds, "exchange": exchange_seconds}[name](**given)
+    if "RANK" in os.environ and task == "exchange": dist.init_process_group("gloo")
+    return {"update": update_seconds, "zones": zone_seconds, "exchange": exchange_seconds}[task](**given)
 
 
 # -- in the process that asks ----------------------------------------------------------------------
 
-def ask(task: str, ranks: int = 1, apart: bool = True, **given) -> dict | float:
-    "The task on so many processes of one thread each; what the first of them found. On one rank without `apart` in this process, to try the code."
-    if ranks == 1 and not apart: return inside("benchmarks.scaling:work", name=task, **given)
+def ask(task: str, ranks: int = 1, **given) -> dict | float:
+    "The task on so many processes of one thread each; what the first of them found."
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "found.json"
-        words = [sys.executable, *launcher, "-m", "benchmarks.scaling", str(out), json.dumps({"name": task, **given})]
+        words = [sys.executable, *launcher, "-m", "benchmarks.scaling", str(out), json.dumps({"task": task, **given})]
         subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
         return json.loads(out.read_text())
 
@@ -104,26 +103,26 @@ def rate_and_fixed(work: list[float], seconds: list[float]) -> tuple[float, floa
     return work[1] / slope, fixed
 
 
-def calibrate(small: int, large: int, q: int, evaluations: int, repeats: int, apart: bool) -> tuple[Machine, dict]:
+def calibrate(small: int, large: int, q: int, evaluations: int, repeats: int) -> tuple[Machine, dict]:
     "Rates from networks alone at two batches, zones alone at two sizes, and an exchange of the gradient."
     flops = sample_flops(q)
-    nets = [ask("update", batch=b, q=q, evaluations=evaluations, zones=False, repeats=repeats, apart=apart) for b in (small, large)]
+    nets = [ask("update", batch=b, q=q, evaluations=evaluations, zones=False, repeats=repeats) for b in (small, large)]
     rate, fixed = rate_and_fixed([small * flops, large * flops], [net["seconds"] for net in nets])
-    zones = [ask("zones", n=n, q=q, evaluations=evaluations, repeats=repeats, apart=apart) for n in (small, large)]
+    zones = [ask("zones", n=n, q=q, evaluations=evaluations, repeats=repeats) for n in (small, large)]
     zone_rate, zone_fixed = rate_and_fixed([zone_flops(n, n, q, evaluations) for n in (small, large)], zones)
     exchange = ask("exchange", ranks=2, numbers=nets[0]["parameters"], repeats=repeats)
     found = Machine(rate, zone_rate, nets[0]["parameters"] * 4 / exchange, fixed, zone_fixed / evaluations)
     return found, {"flops": flops, "parameters": nets[0]["parameters"], "network_seconds": [net["seconds"] for net in nets], "zone_seconds": zones, "exchange_seconds": exchange}
 
 
-def measure(updates: list = UPDATES, small: int = 64, large: int = 512, repeats: int = 9, apart: bool = True, tell: Callable = lambda text: None) -> dict:
+def measure(updates: list = UPDATES, small: int = 64, large: int = 512, repeats: int = 9, tell: Callable = lambda text: None) -> dict:
     "The table `scaling`."
     tell("scaling: rates")
-    rates, found = calibrate(small, large, 32, 10, repeats, apart)
+    rates, found = calibrate(small, large, 32, 10, repeats)
     rows = []
     for batch, q, evaluations, ranks in updates:
         tell(f"scaling: batch {batch}, q = {q}, {evaluations} evaluations, {ranks} ranks")
-        seconds = ask("update", ranks=ranks, apart=apart, batch=batch, q=q, evaluations=evaluations, zones=True, repeats=repeats)
+        seconds = ask("update", ranks=ranks, batch=batch, q=q, evaluations=evaluations, zones=True, repeats=repeats)
         said = Update(batch, sample_flops(q), seconds["parameters"], q, evaluations, flows=2, square=1, ranks=ranks).seconds(rates)
         rows.append({"batch": batch, "q": q, "evaluations": evaluations, "ranks": ranks, "seconds": seconds["seconds"], "predicted": said})
     protocol = {"small": small, "large": large, "repeats": repeats, "threads": 1, "shape": list(SHAPE), "preset": "cpu"}

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from benchmarks import machine
-from benchmarks.process import fresh, inside
+from benchmarks.process import fresh
 from benchmarks.scenarios import LOSSES, WITHOUT_ZONES, network_of, trainer_of
 from lzn_nb.data import Split, batches, load_data
 from lzn_nb.scenarios.representation import views_of
@@ -116,21 +116,21 @@ def reading_of(batch: int, repeats: int, size: int, threads: int) -> dict:
     return found
 
 
-def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, overhead: tuple = ((8, 256), (8, 2000), (28, 256), (28, 2000)), apart: bool = True, tell: Callable = lambda text: None) -> dict:
-    "The table `training`; each measurement in a process of its own, unless `apart` is False."
-    run = fresh if apart else inside
+def measure(batch: int = 128, repeats: int = 20, options: dict = OPTIONS, photo: int = 160, overhead: tuple = ((8, 256), (8, 2000), (28, 256), (28, 2000)), threads: tuple = (1, os.cpu_count() or 1),
+            tell: Callable = lambda text: None) -> dict:
+    "The table `training`; `threads`: of how many cores compute while images are read."
     found = {"parts": {}, "options": {}}
     for scenario in LOSSES:
         tell(f"training: parts of an update of {batch}, {scenario}")
-        found["parts"][scenario] = run("benchmarks.training:parts_of", scenario=scenario, batch=batch, repeats=repeats)
+        found["parts"][scenario] = fresh("benchmarks.training:parts_of", scenario=scenario, batch=batch, repeats=repeats)
     found["overhead"] = []
     for pixels, size in overhead:
         tell(f"training: what zones add to an update of {size:,} images of {pixels} × {pixels}")
-        found["overhead"].append({"pixels": pixels, "batch": size} | run("benchmarks.training:overhead_of", batch=size, repeats=max(3, min(repeats, 2000 // size + 3)), pixels=pixels))
+        found["overhead"].append({"pixels": pixels, "batch": size} | fresh("benchmarks.training:overhead_of", batch=size, repeats=max(3, min(repeats, 2000 // size + 3)), pixels=pixels))
     tell("training: images read ahead")
     cores = os.cpu_count() or 1
-    found["reading"] = {f"{k} of {cores} cores compute": run("benchmarks.training:reading_of", batch=batch, repeats=repeats, size=photo, threads=k) for k in sorted({1, cores})}
+    found["reading"] = {f"{k} of {cores} cores compute": fresh("benchmarks.training:reading_of", batch=batch, repeats=repeats, size=photo, threads=k) for k in sorted(set(threads))}
     for name, chosen in options.items():
         tell(f"training: {name}")
-        found["options"][name] = run("benchmarks.training:option_of", batch=batch, options=chosen, repeats=repeats)
+        found["options"][name] = fresh("benchmarks.training:option_of", batch=batch, options=chosen, repeats=repeats)
     return {"table": "training", **machine.describe("cpu"), "protocol": {"batch": batch, "repeats": repeats, "preset": "cpu", "data": "digits", "photo": photo}, **found}

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,11 +27,23 @@ MODULES = {"speed": speed, "memory": memory, "accuracy": accuracy, "full-set": f
 
 @pytest.fixture
 def here(monkeypatch):
-    "Measurements run in this process: starting a new one for each takes seconds."
+    "Measurements run in this process, and leave its threads as they were: starting a new one for each takes seconds."
+    threads, apart = torch.get_num_threads(), scaling.ask
     def call(task, *, time_cap=None, environment=None, **arguments):
         module, name = task.split(":")
         return json.loads(json.dumps(getattr(importlib.import_module(module), name)(**arguments)))
     for module in (speed, memory, full_set, gpu, training): monkeypatch.setattr(module, "fresh", call)
+    monkeypatch.setattr(scaling, "ask", lambda task, ranks=1, **given: apart(task, ranks, **given) if ranks > 1 else scaling.work(task, **given))
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    "Of the digits thirty to judge by: what is measured of them means nothing here."
+    digits = load_data("digits")
+    some = replace(digits, valid=digits.valid.some(30))
+    for module in (rates, study, joint_study): monkeypatch.setattr(module, "load_data", lambda *name, **how: some)
 
 
 def measure(table, **more): return command.rounded(MODULES[table].measure(**command.TINY[table], **more))
@@ -175,15 +188,15 @@ def test_a_batch_larger_than_the_data_has_moved_copies():
     assert torch.equal(more.pixels[len(split):2 * len(split)], split.pixels.roll(1, 3)) and len(more.pixels.flatten(1).unique(dim=0)) > 2.9 * len(split)
 
 
-def test_scaling():
-    "One rank and two, in processes of their own."
+def test_scaling(here):
+    "One rank in this process, and two in their own."
     result = measure("scaling")
     text = well_formed(result)
     assert [row["ranks"] for row in result["rows"]] == [1, 2] and all(row["seconds"] > 0 for row in result["rows"]) and result["rates"]["bandwidth"] > 0
     assert set(result["rows"][1]["predicted"]) == {"fixed", "networks", "zones", "messages"} and "Mflop a sample" in text
 
 
-def test_rates():
+def test_rates(few):
     "Validation split, one row for the plain flow and one for each ratio, a figure for each seed."
     result = measure("rates")
     text = well_formed(result)
@@ -191,7 +204,7 @@ def test_rates():
     assert "validation" in text and "2 seeds" in text
 
 
-def test_study():
+def test_study(few):
     "Each setting is a change that the configuration knows; batches of other sizes see as many images."
     result = measure("study")
     text = well_formed(result)
@@ -201,7 +214,7 @@ def test_study():
     assert all(64 * study.SETTINGS[name]["steps"] * 4 == 1024 for name in ["batch 64, as many images"]) and 1024 * study.SETTINGS["batch 1,024, as many images"]["steps"] == 256
 
 
-def test_joint_study():
+def test_joint_study(few):
     "A setting without a decoder draws nothing; the others have all figures."
     result = measure("joint-study")
     text = well_formed(result)
