@@ -271,7 +271,7 @@ def test_the_published_hyperparameters():
     "What the authors' configuration of CIFAR-10 says; what is frozen early, and how large the networks are."
     c = JOINT_PRESETS["paper"]
     assert (c.steps, c.batch, c.warmup, c.schedule, c.clip, c.ema, c.precision, c.accumulate) == (200_000, 2000, 5000, "constant", 1.0, 0.999999, "no", 1)
-    assert (c.latent_dim, c.zone_steps, c.alpha, c.dropout, c.flip, c.jitter, c.smallest_space, c.save_every) == (200, 20, 1.0, 0.15, True, 0.0, 0, 1000)
+    assert (c.latent_dim, c.zone_steps, c.alpha, c.dropout, c.flip, c.jitter, c.smallest_space, c.save_every, c.eval_every, c.workers) == (200, 20, 1.0, 0.15, True, 0.0, 0, 1000, 5000, 2)
     assert (c.log_alignment, c.alignment_alpha, c.cutoff, c.sharpness, c.alignment_weight, c.one_hot) == (False, 1.0, 0.2, 0.0, 1.0, True)
     with torch.device("meta"): parts = joint_components(c, joint_network(c, (3, 32, 32), 10))
     size = lambda module: sum(p.numel() for p in module.parameters())

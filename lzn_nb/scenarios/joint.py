@@ -66,7 +66,7 @@ JOINT_PRESETS = {
                        zone_steps=20, flip=True, jitter=0.5, save_every=1000),
     "paper": JointConfig(steps=200_000, batch=2000, warmup=5000, ema=0.999999, latent_dim=200, width=128, encoder_width=128,
                          mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_encoder=5e-5, rate_decoder=2e-3,
-                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000),
+                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000, eval_every=5000, workers=2),
 }
 
 # %% ../../nbs/22_joint.ipynb #cc7f72ca
