@@ -310,6 +310,7 @@ def test_files_are_drawn_or_refused(playground):
 def test_the_map_comes_in_parts_and_the_last_request_wins():
     async def ask():
         playground = LatentPlayground(side=6, samples=1)
+        while playground.map.busy: await asyncio.sleep(0.01)
         playground.state.half = 3.0
         assert playground.map.busy and "0 of 36 images decoded …" in playground.mapped.value  # the zones are there at once
         playground.state.half = 2.0
@@ -326,6 +327,31 @@ def test_the_map_comes_in_parts_and_the_last_request_wins():
         assert "36 of 36 images decoded</span>" in playground.mapped.value
 
     asyncio.run(ask())
+
+
+def test_the_first_map_is_drawn_as_any_other():
+    "It comes in parts, is left when somebody says so, and gives way to the next request."
+    async def ask():
+        one, other = (LatentPlayground(side=6, samples=1) for _ in range(2))
+        for playground in (one, other): assert playground.map.busy and len(playground.slice.images) == 0 and "0 of 36 images decoded …" in playground.mapped.value and len(playground.seen.samples) == 1
+        one.stop_button.click()
+        other.state.half = 2.0
+        while other.map.busy: await asyncio.sleep(0.01)
+        assert len(one.slice.images) == 0 and "0 of 36 images decoded, then stopped" in one.mapped.value and other.slice.half == 2.0 and "36 of 36 images decoded</span>" in other.mapped.value
+        third = LatentPlayground(side=6, samples=1)
+        while len(third.slice.images) < 12: await asyncio.sleep(0.001)
+        third.stop_button.click()
+        assert re.search(r"\b(12|18|24|30) of 36 images decoded, then stopped", third.mapped.value)
+        for playground in (one, other, third): assert playground.figure._widget_layout["images"][0]["source"] == seen_map(playground)  # for pages that open later
+        assert base64.b64decode(third._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")  # as far as it is
+
+    asyncio.run(ask())
+    assert len(LatentPlayground(side=3, samples=1).slice.images) == 9  # where no event loop runs, there is no later
+
+
+def test_planes_that_cannot_be_laid_leave_no_playground():
+    async def ask(): return LatentPlayground(side=3, samples=1, plane="zones", corners=[1, 1, 2], source="label")
+    assert "wanted three different ones" in str(asyncio.run(ask()).refused)
 
 
 def test_images_with_colours_are_shown_and_painted():
