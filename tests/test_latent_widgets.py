@@ -142,6 +142,12 @@ def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained)
         assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
 
 
+@pytest.mark.parametrize("data, what", [(f"folder:{'a' * 5000}", ", which cannot be looked into (File name too long); wanted a folder of images"), ("a" * 5000, 'wanted one of "digits"')], ids=["folder", "name"])
+def test_names_of_data_that_are_too_long_are_a_short_sentence(data, what):
+    said = str(LatentPlayground(data=data).refused)
+    assert said.startswith("data: ") and what in said and len(said) < 700 and "Errno" not in said
+
+
 # -- files --------------------------------------------------------------------------------------
 def test_files_become_pixels():
     half = Image.new("L", (40, 40), 255); half.paste(0, (0, 0, 40, 20))
@@ -433,6 +439,11 @@ def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatc
     cell = json.loads((Path(__file__).resolve().parent.parent / "app" / "playground.ipynb").read_text())["cells"][1]
     exec("".join(cell["source"]), names := {})
     assert "none.safetensors cannot be read (No such file or directory), wanted a file that `lzn_nb.saved.save(network, path)` has written" in names["shown"].value and "Errno" not in names["shown"].value
+    for path, what in (("a" * 5000, "cannot be read (File name too long), wanted a file that"), ("\0", "path: got ")):
+        monkeypatch.setattr("os.path.expanduser", lambda _, path=path: path)  # no environment holds a null
+        exec("".join(cell["source"]), names)
+        assert what in names["shown"].value and "Errno" not in names["shown"].value and len(names["shown"].value) < 500
+    monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path)); monkeypatch.setenv("LZN_APP_NETWORK", "~/of mine.safetensors")
     exec("".join(cell["source"]), names)
     assert f"{tmp_path}/of mine.safetensors cannot be read" in names["shown"].value
