@@ -266,7 +266,7 @@ class LookingLatents(MappedLatents):
             self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time, sentence=s.text if s.source == "sentence" else "")
         name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
-        self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text}"}[s.source])
+        self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text:.200}"}[s.source])
         self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
         number = int(trained.number[first])

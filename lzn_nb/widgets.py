@@ -148,7 +148,7 @@ def state_with(kind: type, **traits):
         try:
             if isinstance(value, bool) and isinstance(known[name], (t.Int, t.Float)) or isinstance(value, float) and value != value: raise t.TraitError(name)
             setattr(state, name, value)
-        except (t.TraitError, OverflowError) as error: raise ValueError(f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
+        except (t.TraitError, OverflowError) as error: raise ValueError(str(error) if str(error).startswith(f"{name}: ") else f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
     return state
 
 

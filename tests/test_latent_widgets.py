@@ -21,6 +21,7 @@ from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
 from lzn_nb.plots import figure_png
+from lzn_nb.saved import load_pretrained
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
 from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS, representation_network
 from lzn_nb.widgets import sentence
@@ -518,4 +519,39 @@ def test_what_cannot_be_read_is_a_sentence(speaking, said, what):
 def test_a_network_without_sentences_has_no_field_for_them(playground):
     assert not [control for control in playground.controls if control.description == "sentence"] and playground.trained.sentences is None
     with pytest.raises(TraitError, match="text: got a sentence, wanted a network that was trained with them"): playground.state.text = "a seven"
+    assert "text: got a sentence, wanted a network that was trained with them (lzn text)" in LatentPlayground(side=2, samples=1, text="a seven").box.value
     assert "sentence" not in playground.controls[0].options
+
+
+# -- the network with sentences that ships ------------------------------------------------------------
+@pytest.fixture(scope="module")
+def told():
+    "A playground of the shipped network with sentences, and its field for one."
+    playground = LatentPlayground(load_pretrained("digits-text"), side=2, samples=4)
+    return playground, next(control for control in playground.controls if control.description == "sentence")
+
+
+def test_a_typed_sentence_changes_what_is_drawn(told):
+    playground, field = told
+    seen = []
+    for said, digit in (("a thick seven, leaning left", 7), ("a thin seven, leaning right", 7), ("an 8", 8), ("Zero.", 0)):
+        field.value = said
+        seen.append(playground.samples.value)
+        assert playground.state.source == "sentence" and f"drawn for: {said}" in seen[-1] and f"read as <b>{digit}</b>" in playground.said.value and 'role="status"' in playground.said.value
+        assert (playground.seen.labels == digit).float().mean() >= 0.75
+    assert len(set(seen)) == 4
+    field.value = "a thick seven, leaning left"
+    thick = playground.seen.samples
+    field.value = "a thin seven"
+    assert thick.mean() > playground.seen.samples.mean() + 0.1  # more ink
+
+
+@pytest.mark.parametrize("said, what", [("", "sentence: there is none yet, wanted one, such as: a thick seven, leaning left"), ("qwerty zyx", "of which no word is known, wanted words such as"), ("x" * 5000, "of which no word is known"),
+                                        (" ".join(["a seven"] * 20), "has 40 words and commas, wanted at most"), ("...", "of which no word is known")], ids=["none", "unknown", "one long word", "too long", "dots"])
+def test_what_is_typed_and_cannot_be_read_is_said_until_something_can(told, said, what):
+    playground, field = told
+    field.value = "an 8"
+    field.value = said
+    assert 'role="alert"' in playground.said.value and what in playground.said.value and playground.samples.value == playground.near.value == "" and len(playground.said.value) < 600
+    field.value = "seven " + "x" * 5000
+    assert 'role="status"' in playground.said.value and "unknown words, read as &lt;unknown&gt;: xxx" in playground.said.value and len(playground.said.value) < 700 and "drawn for: seven xxx" in playground.samples.value
