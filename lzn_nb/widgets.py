@@ -112,7 +112,7 @@ def limits(state, name: str) -> dict:
 def labelled(kind, name: str, tooltip: str, **options):
     "A control with a label and a tooltip; `options` of ipywidgets come before what is usual here."
     usual = {"description": name, "tooltip": tooltip, "layout": {"width": "22em"}, "style": {"description_width": "7em"} | ({"button_width": "5.5em"} if "tooltips" in options else {})}
-    if kind.__name__ in ("Dropdown", "SelectMultiple"): usual |= {"description": f'<span title="{html.escape(tooltip)}">{html.escape(name)}</span>', "description_allow_html": True}  # ipywidgets forgets its tooltip
+    if kind.__name__ in ("Dropdown", "SelectMultiple", "Text"): usual |= {"description": f'<span title="{html.escape(tooltip)}">{html.escape(name)}</span>', "description_allow_html": True}  # ipywidgets forgets its tooltip
     return kind(**usual | options)
 
 # %% ../nbs/10_widgets.ipynb #3141c826
