@@ -10,6 +10,7 @@ __all__ = ['LOADERS', 'READERS', 'to_unit', 'to_uint8', 'Split', 'stratified_spl
 import contextlib
 import os
 import shutil
+import stat
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -161,7 +162,7 @@ def load_data(
     known = ", ".join(f'"{kind}{":PATH" * (kind == "folder")}"' for kind in LOADERS)
     kind, _, path = data.partition(":") if isinstance(data, str) else ("", "", "")
     if kind not in LOADERS or bool(path) != (kind == "folder"):
-        raise ValueError(f"data: got {data!r}; wanted one of {known}")
+        raise ValueError(f"data: got {repr(data):.200}; wanted one of {known}")
     if image_size is not None and (type(image_size) is not int or image_size < 1):
         raise ValueError(f"image_size: got {image_size!r}; wanted a whole number of pixels, at least 1, or None")
     if type(split_seed) is not int or not 0 <= split_seed < 2**32:
@@ -423,9 +424,11 @@ def _only_readable(paths: list[str], labels: Tensor) -> tuple[list[str], Tensor]
 def _load_folder(ask: Request) -> ImageData:
     "Any folder of images, decoded on access."
     folder = Path(os.path.abspath((ask.root or Path()) / Path(ask.path).expanduser()))
-    if not folder.is_dir():
-        trouble = "is not a folder" if folder.exists() else "does not exist"
-        raise FileNotFoundError(f"data: {ask.name!r} stands for {folder}, which {trouble}; wanted a folder of images")
+    try: trouble = "" if stat.S_ISDIR(folder.stat().st_mode) else "is not a folder"
+    except (FileNotFoundError, NotADirectoryError, ValueError): trouble = "does not exist"
+    except OSError as error: trouble = f"cannot be looked into ({error.strerror})"  # too long a name, or nobody may
+    if trouble:
+        raise FileNotFoundError(f"data: {ask.name!r:.200} stands for {str(folder):.200}, which {trouble}; wanted a folder of images")
     parts, classes = _choose(folder, ask.only)
     listed = {part: _list_images(where, classes, whole=ask.only is not None) for part, where in parts.items()}
     if ask.skip_unreadable:

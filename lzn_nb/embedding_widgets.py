@@ -72,9 +72,10 @@ def read_by_neighbours(trained: Trained, anchors: Tensor, own: Tensor | None = N
 # %% ../nbs/10c_embedding_widgets.ipynb #73c1b0df
 @torch.no_grad()
 def embedded_parts(trained: Trained, split: str = "test", limit: int = 1000, time: float = 0.3, size: int = 100) -> Iterator[Embedded]:
-    "At most `limit` images of \"train\", \"valid\" or \"test\", with what is read in them and the confidence at a `time` in 0..1, growing by `size` at a time; `ValueError` for another split."
+    "At most `limit` images of \"train\", \"valid\" or \"test\", with what is read in them and the confidence at a `time` in 0..1, growing by `size` at a time; `ValueError` for another split, or an empty one."
     if split not in ("train", "valid", "test"): raise ValueError(f"split: got {split!r}, wanted 'train', 'valid' or 'test'")
     check_count("limit", limit)
+    if not len(getattr(trained.data, split)): raise ValueError(f"split: got {split!r}, which is empty in this data, wanted one with images: {' or '.join(repr(name) for name in ('train', 'valid', 'test') if len(getattr(trained.data, name)))}")
     number, found, labelled = getattr(trained.data, split).spread(limit), [], trained.label_zones is not None
     if split == "train": number = trained.number[torch.linspace(0, len(trained.number) - 1, min(limit, len(trained.number))).long()]  # others have no zones of their own
     for part in number.split(size):
@@ -205,23 +206,24 @@ class ShownEmbedding:
         self.said, self.group, self.told, self.hovered = (w.HTML() for _ in range(4))
         self.fitting, self.reading = InBackground(self.wait, self.redraw), InParts(self.read_parts, self.redraw)
         self.seen, self.anew, self.drawn = None, lambda: None, w.VBox(layout={"min_width": "565px"})
-        self.stop_button = w.Button(description="Stop UMAP", tooltip="leave it, and lay out by PCA", disabled=True)
+        self.stop_button = w.Button(description="Stop", tooltip="leave UMAP for PCA, and a split that is being read for the one that is shown", disabled=True)
         self.stop_button.on_click(lambda _: self.stop())
         self.draw, self.tell, self.look = Latest(self.redraw), Latest(self.show_group), Latest(self.show_one)
         self.splits[self.state.split] = embedded(self.trained, self.state.split, limit)
         self.show_map(map_of(self.trained, self.splits[self.state.split], self.state.feature, self.state.alpha))
         if self.state.method != "pca": self.redraw()
         self.show_group(); self.show_one()
-        self.state.observe(lambda _: self.state.set_trait("chosen", []) or self.state.set_trait("looked_at", -1), "split")
+        self.state.observe(lambda change: change.new == self.seen.split or self.state.set_trait("chosen", []) or self.state.set_trait("looked_at", -1), "split")
         for work, names in ((self.draw, ["split", "feature", "alpha", "method", "colour"]), (self.tell, "chosen"), (self.look, "looked_at")): self.state.observe(work, names)
 
 # %% ../nbs/10c_embedding_widgets.ipynb #17015cc8
 class WaitingEmbedding(ShownEmbedding):
     "What an explorer does that takes its time: split and layout are said to be at work, and can be left."
+    left = ""  # what has been left, to be told once
     def read_parts(self) -> Iterator[None]:
         "Read the split that the state asks for, and say how far it is."
         for seen in embedded_parts(self.trained, split := self.state.split, self.limit):
-            self.said.value = f'<span role="status">{len(seen.images):,} {split} images read …</span>'
+            self.said.value, self.stop_button.disabled, self.parts_read = f'<span role="status">{len(seen.images):,} {split} images read …</span>', False, len(seen.images)
             yield
         self.splits[split], self.being_read = seen, None
         self.redraw()
@@ -232,21 +234,26 @@ class WaitingEmbedding(ShownEmbedding):
         if self.state.method == "umap": self.said.value = f'<span role="status">UMAP is being fitted, {seconds:.0f} s so far …</span>'
 
     def stop(self) -> None:
-        "Leave UMAP."
-        self.fitting.stop()
-        self.stop_button.disabled, self.state.method = True, "pca"
+        "Leave UMAP for PCA, and a split that is being read for the one that is shown."
+        self.stop_button.disabled = True
+        if self.fitting.fit: self.fitting.stop(); self.state.method = "pca"
+        if not self.being_read: return
+        self.reading.stop()
+        self.left, self.being_read = f"Of the {self.being_read} images {self.parts_read:,} were read, then it was stopped; shown are still ", None
+        self.state.split = self.seen.split
+        self.draw()  # also where nothing has changed
 
 # %% ../nbs/10c_embedding_widgets.ipynb #11efc1ec
 class DrawnEmbedding(WaitingEmbedding):
     "How an explorer comes from its state to a map."
     def redraw(self, error: Exception | None = None) -> None:
         "Show what the state asks for, or say that it is at work, or what is wrong."
-        s, self.stop_button.disabled = self.state, self.fitting.fit is None
-        if error: self.reading.stop(); self.being_read, self.said.value = None, sentence(error); return
-        if s.split in self.splits: self.reading.stop(); self.being_read = None
-        elif s.split != self.being_read: self.being_read = s.split; self.reading()
-        if s.split not in self.splits: return
-        try: (made := self.asked()) and self.show_map(made)
+        s = self.state
+        if error or s.split in self.splits: self.reading.stop(); self.being_read = None
+        elif s.split != self.being_read: self.being_read, self.left = s.split, ""; self.reading()
+        self.stop_button.disabled = self.fitting.fit is None and not self.reading.busy
+        if error: self.said.value = sentence(error); return
+        try: s.split in self.splits and (made := self.asked()) and self.show_map(made)
         except FAULTS as wrong: self.said.value = sentence(wrong)
 
     def asked(self) -> Embedding | None:
@@ -265,7 +272,7 @@ class DrawnEmbedding(WaitingEmbedding):
             for trace in self.figure.data: self.listen(trace)
         if self.seen is not before is not None: self.state.chosen, self.state.looked_at = [], -1  # places in the list before, chosen while this one was read
         self.mark(); self.seen is not before and self.anew()
-        self.said.value = f'<span role="status">{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right{" by the label of the nearest training image" * (self.trained.label_zones is None)}; dark rims are around those that are not</span>'
+        self.said.value, self.left = f'<span role="status">{self.left}{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right{" by the label of the nearest training image" * (self.trained.label_zones is None)}; dark rims are around those that are not</span>', ""
 
 # %% ../nbs/10c_embedding_widgets.ipynb #61f9fc1b
 class ChosenEmbedding(DrawnEmbedding):

@@ -36,6 +36,7 @@ def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str
     if types["image"].shape != tuple(data.shape): raise ValueError(f"data: got images of shape {list(data.shape)}, wanted {list(types['image'].shape)}, those of the network")
     if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
     if "label" in types and types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
+    if not len(data.train): raise ValueError("data: got no training images, wanted some: their zones make the space in which others are read")
     check_labels("labels of the training images", data.train.labels, len(data.train), data.classes)
 
 # %% ../nbs/09d_latent_views.ipynb #5941a267

@@ -22,7 +22,7 @@ from .flow import check_count
 from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import as_screen_text, mosaic
-from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with
+from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with, up_to_date
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
@@ -189,7 +189,7 @@ class ShownLatents:
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
         self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)))
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
-        self.map.now(); self.read.now(); self.look_there()
+        next(self.map_parts()); self.read.now(); self.look_there()  # what cannot be shown is said in the place of the widget
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(lambda change: (self.unread.set_trait("value", ""), self.read(change)), "drawing")  # at once: a reading that comes later wipes no newer refusal
         self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "text", "alpha", "seed"])
@@ -229,6 +229,7 @@ class MappedLatents(PlacedLatents):
             fill_slice(self.figure, self.slice, classes, corners)
             self.tell_map("" if len(self.slice.images) == self.side**2 else " …")
             yield
+        up_to_date(self.figure)
 
     def tell_map(self, more: str) -> None:
         "Say how far the map is, and what `more` there is to it."
@@ -236,7 +237,7 @@ class MappedLatents(PlacedLatents):
 
     def stop_map(self) -> None:
         "Leave the map as far as it is."
-        if self.map.busy: self.map.stop(); self.tell_map(", then stopped")
+        if self.map.busy: self.map.stop(); self.tell_map(", then stopped"); up_to_date(self.figure)
 
 # %% ../nbs/10b_latent_widgets.ipynb #701d0e01
 def told_more(written: str, told: Sequence) -> str:
@@ -265,7 +266,7 @@ class LookingLatents(MappedLatents):
             self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time, sentence=s.text if s.source == "sentence" else "")
         name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
-        self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text}"}[s.source])
+        self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text:.200}"}[s.source])
         self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
         number = int(trained.number[first])
@@ -419,5 +420,6 @@ class LatentPlayground(Refusing, DrawnLatents):
         steer = w.VBox([*self.slice_controls, w.HBox([self.stop_button, self.mapped]), *self.controls, self.said], layout={"max_width": "26em"})
         shown, sheet = w.VBox([self.samples, self.near, self.bars]), w.VBox([w.HBox(drawn), self.unread, self.heard, self.again], layout={"width": "27em", "margin": "0 0 0 1.5em"})
         self.box = w.VBox([w.HBox([self.figure, steer]), w.HBox([shown, sheet])])
+        self.map()
 
     def picture(self): return draw_latents(self.slice, self.seen, self.trained, self.state.time, (self.state.u, self.state.v) if self.state.source == "point" else None, self.state.text if self.state.source == "sentence" else "")

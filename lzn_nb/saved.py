@@ -85,7 +85,7 @@ def save(network: LatentZoningNetwork, path: str | Path, *, notes: dict | None =
 
 def named_file(path) -> Path:
     "What names a file, as a path; `ValueError` for what does not."
-    if not isinstance(path, (str, Path)) or not Path(path).name: raise ValueError(f"path: got {path!r:.60}, wanted the name of a file, such as 'digits.safetensors'")
+    if not isinstance(path, (str, Path)) or not Path(path).name or "\0" in str(path): raise ValueError(f"path: got {path!r:.60}, wanted the name of a file, such as 'digits.safetensors'")
     return Path(path)
 
 
@@ -104,7 +104,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, allow: Sequenc
     try: torch.zeros(1, device=device).cpu()
     except Exception: raise ValueError(f"device: got {device!r}, wanted one such as 'cpu' or 'cuda' that is on this machine") from None  # each kind has errors of its own
     try: state = read_state(path, "network", device)
-    except OSError as error: raise type(error)(f"network: {path} cannot be read ({error.strerror}), wanted a file that `lzn_nb.saved.save(network, path)` has written") from error
+    except OSError as error: raise type(error)(f"network: {str(path):.200} cannot be read ({error.strerror}), wanted a file that `lzn_nb.saved.save(network, path)` has written") from error
     try:
         with torch.random.fork_rng(): network = made_from(state["recipe"], allow=allow)
         if not isinstance(network, LatentZoningNetwork): raise ValueError(f"its recipe makes {type(network).__name__}, wanted a LatentZoningNetwork")

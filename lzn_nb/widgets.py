@@ -8,13 +8,14 @@ __all__ = ['FAULTS', 'RADIUS', 'HEAVIEST', 'FRAMES', 'ipywidgets', 'OnOneLoop', 
            'numbers', 'InParts', 'explored', 'in_plane', 'circles', 'explorer_figure', 'fill_explorer', 'zone_state',
            'ShownZones', 'zone_controls', 'anchor_fields', 'tie_fields', 'ZoneExplorer', 'posterior', 'solved',
            'flow_figures', 'fill_ways', 'flow_state', 'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer',
-           'waits']
+           'waits', 'waits_table']
 
 # %% ../nbs/10_widgets.ipynb #5d527b9b
 import asyncio
 import base64
 import functools
 import html
+import os
 import reprlib
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 from .flow import check_between, check_count, lam_from_time, posterior_logits
-from .plots import figure_png
+from .plots import figure_png, markdown_table
+from .runs import cpu_name
 from .zone_plots import FlowPaths, ZoneMap, draw_paths, draw_zones, graph_objects, map_image, one_line, paths_back, paths_forward, rgb, square_layout, zone_colours, zone_map
 from .zones import LatentZones
 
@@ -112,7 +114,7 @@ def limits(state, name: str) -> dict:
 def labelled(kind, name: str, tooltip: str, **options):
     "A control with a label and a tooltip; `options` of ipywidgets come before what is usual here."
     usual = {"description": name, "tooltip": tooltip, "layout": {"width": "22em"}, "style": {"description_width": "7em"} | ({"button_width": "5.5em"} if "tooltips" in options else {})}
-    if kind.__name__ in ("Dropdown", "SelectMultiple"): usual |= {"description": f'<span title="{html.escape(tooltip)}">{html.escape(name)}</span>', "description_allow_html": True}  # ipywidgets forgets its tooltip
+    if kind.__name__ in ("Dropdown", "SelectMultiple", "Text"): usual |= {"description": f'<span title="{html.escape(tooltip)}">{html.escape(name)}</span>', "description_allow_html": True}  # ipywidgets forgets its tooltip
     return kind(**usual | options)
 
 # %% ../nbs/10_widgets.ipynb #3141c826
@@ -148,7 +150,7 @@ def state_with(kind: type, **traits):
         try:
             if isinstance(value, bool) and isinstance(known[name], (t.Int, t.Float)) or isinstance(value, float) and value != value: raise t.TraitError(name)
             setattr(state, name, value)
-        except (t.TraitError, OverflowError) as error: raise ValueError(f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
+        except (t.TraitError, OverflowError) as error: raise ValueError(str(error) if str(error).startswith(f"{name}: ") else f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
     return state
 
 
@@ -508,12 +510,19 @@ class FlowExplorer(Refusing, FlowPlayed):
     def picture(self): return draw_paths(self.paths)
 
 # %% ../nbs/10_widgets.ipynb #b4c27b08
-def waits(change: Callable[[int], object], *works: Callable, times: int = 10) -> float:
-    "Milliseconds of the processor that `works` take after `change(k)`, the median of some `times`."
+def waits(change: Callable[[int], object], *works: Callable, times: int = 10) -> tuple[float, float]:
+    "Milliseconds of the processor, and on the clock, that `works` take after `change(k)`: the medians of some `times`."
     found = []
     for k in range(times):
         change(k)
-        start = time.process_time()
+        start, on_clock = time.process_time(), time.perf_counter()
         for work in works: work()
-        found.append(1000 * (time.process_time() - start))
-    return sorted(found)[times // 2]
+        found.append((1000 * (time.process_time() - start), 1000 * (time.perf_counter() - on_clock)))
+    return tuple(sorted(column)[times // 2] for column in zip(*found))
+
+
+def waits_table(rows: dict[str, tuple[Callable[[int], object], Callable]]) -> str:
+    "`waits` of the change and the work of each row as a table in Markdown, with the machine and what else it had to do."
+    found = [{"control": name} | {what: f"{ms:.0f}" for what, ms in zip(("ms of a core", "ms on the clock"), waits(*row))} for name, row in rows.items()]
+    load = f", {os.getloadavg()[0]:.1f} processes at work" if hasattr(os, "getloadavg") else ""
+    return f"{markdown_table(found)}\n\n{cpu_name()}, {os.cpu_count()} cores{load}"

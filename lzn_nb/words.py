@@ -89,9 +89,9 @@ def known_sentences(tokenizer: Tokenizer, sentences: Sequence[str]) -> list[str]
     for k, row in enumerate(rows):
         if any(word in known and word not in (",", SPECIAL[UNKNOWN]) for word in row): continue
         script, some = script_of(" ".join(row)), [word for word in tokenizer.words if word.isalpha()]
-        came = f"{sentences[k]!r} (number {k}{f', in {script} letters' if script else ''}), of which no word is known"
+        came = f"{sentences[k]!r:.200} (number {k}{f', in {script} letters' if script else ''}), of which no word is known"
         raise ValueError(f"text: got {came}, wanted words such as {', '.join(some[::-(-len(some) // 8) or 1])}")
-    if strange := unknown_words(tokenizer, sentences): warnings.warn(f"text: unknown words, read as {SPECIAL[UNKNOWN]}: {', '.join(strange)}", stacklevel=3)
+    if strange := unknown_words(tokenizer, sentences): warnings.warn(f"text: unknown words, read as {SPECIAL[UNKNOWN]}: {', '.join(strange):.200}", stacklevel=3)
     return [sentence_of([word if word in known else SPECIAL[UNKNOWN] for word in row]) for row in rows]
 
 

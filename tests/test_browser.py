@@ -410,6 +410,31 @@ def test_every_control_of_the_playground_has_a_label_and_a_tooltip(playground):
     assert len(found) >= 18 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
 
 
+def test_a_typed_sentence_is_drawn_or_refused(lab, browser):
+    code = "import lzn_nb\nfrom lzn_nb.latent_widgets import LatentPlayground\nplayground = LatentPlayground(lzn_nb.load_pretrained('digits-text'))\nplayground"
+    with shown(lab, browser, "sentences", code, "canvas[role=application]", "225 of 225 images decoded") as page:
+        def say(words): field(page, "sentence").fill(words); page.keyboard.press("Enter")
+
+        drawn, alarms = [], page.locator(".jp-OutputArea [role=alert]")
+        for words, digit in (("a thin eight", 8), ("a thick seven, leaning left", 7)):
+            say(words)
+            page.wait_for_selector(f"text=drawn for: {words}")
+            page.wait_for_selector(f"[role=status] >> text=The first draw is read as {digit}")
+            drawn.append(sheet(page, f"drawn for: {words}"))
+        assert drawn[0] != drawn[1] and alarms.count() == 0
+        say("qwerty zyx")
+        page.wait_for_selector("[role=alert] >> text=of which no word is known, wanted words such as")
+        page.get_by_alt_text("drawn for").wait_for(state="detached")
+        say(words)  # the last of those that were drawn
+        page.wait_for_selector(f"text=drawn for: {words}")
+        assert sheet(page, f"drawn for: {words}") == drawn[1]
+        alarms.wait_for(state="detached")
+        slide(page, "α", *["ArrowLeft"] * 14)
+        settled(page, lambda: sheet(page, "drawn for"), drawn[1])
+        found = controls(page)
+        assert len(found) >= 19 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+
+
 # -- EmbeddingExplorer ----------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def embeddings(lab, browser):

@@ -1,6 +1,7 @@
 """The explorer of embeddings without a browser: what is laid out, who is chosen, and what is said of them."""
 import asyncio
 import base64
+import re
 import threading
 import time
 from dataclasses import replace
@@ -16,9 +17,11 @@ from lzn_nb.data import Split, load_data
 from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
 from lzn_nb.embedding_widgets import EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
 from lzn_nb.latent_views import Trained
+from lzn_nb.latent_widgets import LatentPlayground
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder
 from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS, representation_network
+from lzn_nb.widgets import sentence
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +294,52 @@ def test_who_is_chosen_while_another_split_is_read_is_not_chosen_in_it():
         assert "nobody is chosen" in explorer.told.value and explorer.hovered.value == explorer.group.value == ""
 
     asyncio.run(ask())
+
+
+def test_a_split_that_is_being_read_can_be_left():
+    "The one before stays, with whoever has been chosen in it meanwhile; what has been left is told once, and may be asked for again."
+    async def until(true):
+        end = time.monotonic() + 60
+        while not true() and time.monotonic() < end: await asyncio.sleep(0.005)
+        assert true()
+
+    async def ask():
+        explorer = EmbeddingExplorer(limit=300)
+        explorer.stop_button.click()  # there is nothing to leave
+        assert explorer.stop_button.disabled and explorer.stop_button.description == "Stop"
+        explorer.state.split = "train"
+        await until(lambda: "train images read" in explorer.said.value)
+        assert not explorer.stop_button.disabled
+        explorer.state.chosen, explorer.state.colour = [1, 2, 3], "right"  # of what is still shown
+        explorer.redraw()
+        assert explorer.reading.busy and not explorer.stop_button.disabled
+        explorer.stop_button.click()
+        assert not explorer.reading.busy and explorer.stop_button.disabled
+        await until(lambda: "then it was stopped" in explorer.said.value)
+        assert re.search(r"Of the train images [12]00 were read, then it was stopped; shown are still 300 test images", explorer.said.value)
+        await asyncio.sleep(0.2)
+        assert explorer.state.split == explorer.controls[0].value == explorer.seen.split == "test" and "train" not in explorer.splits and explorer.state.chosen == [1, 2, 3]
+        explorer.state.colour = "class"
+        await until(lambda: "stopped" not in explorer.said.value)
+        explorer.state.split = "train"
+        await until(lambda: explorer.seen.split == "train")
+        assert "stopped" not in explorer.said.value and "300 train images" in explorer.said.value and explorer.state.chosen == [] and explorer.stop_button.disabled
+
+    asyncio.run(ask())
+
+
+def test_an_empty_split_is_named(trained):
+    "In the place of the explorer, or beside the map that stays."
+    none = replace(trained.data.valid, pixels=trained.data.valid.pixels[:0], labels=trained.data.valid.labels[:0])
+    data = replace(trained.data, valid=none)
+    what = "split: got 'valid', which is empty in this data, wanted one with images: 'train' or 'test'"
+    assert str(EmbeddingExplorer(data=data, limit=20, split="valid").refused) == what
+    explorer = EmbeddingExplorer(data=data, limit=20)
+    explorer.state.split = "valid"
+    assert explorer.said.value == sentence(ValueError(what)) and explorer.seen.split == "test" and explorer.stop_button.disabled
+    explorer.state.split = "test"
+    assert "20 test images" in explorer.said.value
+    for widget in (EmbeddingExplorer, LatentPlayground): assert "data: got no training images, wanted some" in str(widget(data=replace(data, train=none)).refused)
 
 
 def test_what_goes_wrong_is_said(monkeypatch):

@@ -137,6 +137,11 @@ def test_in_ci_there_is_a_browser():
     assert re.search(r"run: .*apt-get install .*chromium", workflow) and workflow.index("chromium\n") < workflow.index("make test")
 
 
+def test_ci_runs_on_every_python_that_the_makefile_looks_for():
+    named = set(re.findall(r"python(3\.\d+)", re.search(r"for p in (python3 .*?); do", (ROOT / "Makefile").read_text())[1]))
+    assert named == set(re.findall(r'"(3\.\d+)"', re.search(r"python-version: \[(.*)\]", (ROOT / ".github/workflows/test.yaml").read_text())[1])) and "3.10" in named
+
+
 def test_dirty_metadata(project):
     nb = example()
     nb["cells"][3].update(execution_count=7, metadata={"tags": ["x"]})

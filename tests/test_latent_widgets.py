@@ -21,6 +21,7 @@ from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
 from lzn_nb.plots import figure_png
+from lzn_nb.saved import load_pretrained
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_network
 from lzn_nb.scenarios.representation import REPRESENTATION_PRESETS, representation_network
 from lzn_nb.widgets import sentence
@@ -140,6 +141,12 @@ def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained)
     for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
         widget = LatentPlayground(*given)
         assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
+
+
+@pytest.mark.parametrize("data, what", [(f"folder:{'a' * 5000}", ", which cannot be looked into (File name too long); wanted a folder of images"), ("a" * 5000, 'wanted one of "digits"')], ids=["folder", "name"])
+def test_names_of_data_that_are_too_long_are_a_short_sentence(data, what):
+    said = str(LatentPlayground(data=data).refused)
+    assert said.startswith("data: ") and what in said and len(said) < 700 and "Errno" not in said
 
 
 # -- files --------------------------------------------------------------------------------------
@@ -310,6 +317,7 @@ def test_files_are_drawn_or_refused(playground):
 def test_the_map_comes_in_parts_and_the_last_request_wins():
     async def ask():
         playground = LatentPlayground(side=6, samples=1)
+        while playground.map.busy: await asyncio.sleep(0.01)
         playground.state.half = 3.0
         assert playground.map.busy and "0 of 36 images decoded …" in playground.mapped.value  # the zones are there at once
         playground.state.half = 2.0
@@ -326,6 +334,31 @@ def test_the_map_comes_in_parts_and_the_last_request_wins():
         assert "36 of 36 images decoded</span>" in playground.mapped.value
 
     asyncio.run(ask())
+
+
+def test_the_first_map_is_drawn_as_any_other():
+    "It comes in parts, is left when somebody says so, and gives way to the next request."
+    async def ask():
+        one, other = (LatentPlayground(side=6, samples=1) for _ in range(2))
+        for playground in (one, other): assert playground.map.busy and len(playground.slice.images) == 0 and "0 of 36 images decoded …" in playground.mapped.value and len(playground.seen.samples) == 1
+        one.stop_button.click()
+        other.state.half = 2.0
+        while other.map.busy: await asyncio.sleep(0.01)
+        assert len(one.slice.images) == 0 and "0 of 36 images decoded, then stopped" in one.mapped.value and other.slice.half == 2.0 and "36 of 36 images decoded</span>" in other.mapped.value
+        third = LatentPlayground(side=6, samples=1)
+        while len(third.slice.images) < 12: await asyncio.sleep(0.001)
+        third.stop_button.click()
+        assert re.search(r"\b(12|18|24|30) of 36 images decoded, then stopped", third.mapped.value)
+        for playground in (one, other, third): assert playground.figure._widget_layout["images"][0]["source"] == seen_map(playground)  # for pages that open later
+        assert base64.b64decode(third._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")  # as far as it is
+
+    asyncio.run(ask())
+    assert len(LatentPlayground(side=3, samples=1).slice.images) == 9  # where no event loop runs, there is no later
+
+
+def test_planes_that_cannot_be_laid_leave_no_playground():
+    async def ask(): return LatentPlayground(side=3, samples=1, plane="zones", corners=[1, 1, 2], source="label")
+    assert "wanted three different ones" in str(asyncio.run(ask()).refused)
 
 
 def test_images_with_colours_are_shown_and_painted():
@@ -407,6 +440,11 @@ def test_the_page_without_code_says_what_network_is_missing(tmp_path, monkeypatc
     cell = json.loads((Path(__file__).resolve().parent.parent / "app" / "playground.ipynb").read_text())["cells"][1]
     exec("".join(cell["source"]), names := {})
     assert "none.safetensors cannot be read (No such file or directory), wanted a file that `lzn_nb.saved.save(network, path)` has written" in names["shown"].value and "Errno" not in names["shown"].value
+    for path, what in (("a" * 5000, "cannot be read (File name too long), wanted a file that"), ("\0", "path: got ")):
+        monkeypatch.setattr("os.path.expanduser", lambda _, path=path: path)  # no environment holds a null
+        exec("".join(cell["source"]), names)
+        assert what in names["shown"].value and "Errno" not in names["shown"].value and len(names["shown"].value) < 500
+    monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path)); monkeypatch.setenv("LZN_APP_NETWORK", "~/of mine.safetensors")
     exec("".join(cell["source"]), names)
     assert f"{tmp_path}/of mine.safetensors cannot be read" in names["shown"].value
@@ -452,7 +490,8 @@ def speaking():
 
 def test_a_sentence_is_drawn_and_what_is_seen_is_told(speaking):
     playground = LatentPlayground(speaking, side=4, samples=2)
-    state, (field,) = playground.state, [control for control in playground.controls if control.description == "sentence"]
+    state, (field,) = playground.state, [control for control in playground.controls if ">sentence<" in control.description]
+    assert 'title="what is to be drawn' in field.description and field.description_allow_html  # ipywidgets shows no tooltip of a field for text that has a label
     before = playground.samples.value
     field.value = "a thick seven"
     assert state.source == "sentence" and "drawn for: a thick seven" in playground.samples.value != before
@@ -479,6 +518,41 @@ def test_what_cannot_be_read_is_a_sentence(speaking, said, what):
 
 
 def test_a_network_without_sentences_has_no_field_for_them(playground):
-    assert not [control for control in playground.controls if control.description == "sentence"] and playground.trained.sentences is None
+    assert not [control for control in playground.controls if "sentence" in control.description] and playground.trained.sentences is None
     with pytest.raises(TraitError, match="text: got a sentence, wanted a network that was trained with them"): playground.state.text = "a seven"
+    assert "text: got a sentence, wanted a network that was trained with them (lzn text)" in LatentPlayground(side=2, samples=1, text="a seven").box.value
     assert "sentence" not in playground.controls[0].options
+
+
+# -- the network with sentences that ships ------------------------------------------------------------
+@pytest.fixture(scope="module")
+def told():
+    "A playground of the shipped network with sentences, and its field for one."
+    playground = LatentPlayground(load_pretrained("digits-text"), side=2, samples=4)
+    return playground, next(control for control in playground.controls if ">sentence<" in control.description)
+
+
+def test_a_typed_sentence_changes_what_is_drawn(told):
+    playground, field = told
+    seen = []
+    for said, digit in (("a thick seven, leaning left", 7), ("a thin seven, leaning right", 7), ("an 8", 8), ("Zero.", 0)):
+        field.value = said
+        seen.append(playground.samples.value)
+        assert playground.state.source == "sentence" and f"drawn for: {said}" in seen[-1] and f"read as <b>{digit}</b>" in playground.said.value and 'role="status"' in playground.said.value
+        assert (playground.seen.labels == digit).float().mean() >= 0.75
+    assert len(set(seen)) == 4
+    field.value = "a thick seven, leaning left"
+    thick = playground.seen.samples
+    field.value = "a thin seven"
+    assert thick.mean() > playground.seen.samples.mean() + 0.1  # more ink
+
+
+@pytest.mark.parametrize("said, what", [("", "sentence: there is none yet, wanted one, such as: a thick seven, leaning left"), ("qwerty zyx", "of which no word is known, wanted words such as"), ("x" * 5000, "of which no word is known"),
+                                        (" ".join(["a seven"] * 20), "has 40 words and commas, wanted at most"), ("...", "of which no word is known")], ids=["none", "unknown", "one long word", "too long", "dots"])
+def test_what_is_typed_and_cannot_be_read_is_said_until_something_can(told, said, what):
+    playground, field = told
+    field.value = "an 8"
+    field.value = said
+    assert 'role="alert"' in playground.said.value and what in playground.said.value and playground.samples.value == playground.near.value == "" and len(playground.said.value) < 600
+    field.value = "seven " + "x" * 5000
+    assert 'role="status"' in playground.said.value and "unknown words, read as &lt;unknown&gt;: xxx" in playground.said.value and len(playground.said.value) < 700 and "drawn for: seven xxx" in playground.samples.value

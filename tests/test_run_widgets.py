@@ -109,6 +109,22 @@ def test_what_no_monitor_can_be_made_of_is_said_in_its_place(tmp_path, given, wh
     assert monitor.box.value == sentence(monitor.refused) and re.search(what, str(monitor.refused))
 
 
+@pytest.mark.parametrize("out, why", [("a" * 5000, "File name too long"), ("a/" * 3000, "File name too long"), ("a\0b", "embedded null byte"), (f"{__file__}/run", "Not a directory")], ids=["long name", "long path", "null", "below a file"])
+def test_what_can_be_no_folder_is_named(out, why):
+    "In one line, however long it is."
+    said = str(TrainingMonitor(out).refused)
+    assert re.fullmatch(r"out: got '.*" + re.escape(f" ({why}), wanted the folder of a run"), said) and len(said) < 300
+    with pytest.raises(ValueError) as error: start_run("joint", out)
+    assert str(error.value) == said
+
+
+def test_a_run_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    said = TrainingMonitor(tmp_path).said.value
+    assert "out: got " in said and "in which something cannot be read (Is a directory), wanted the folder of a run</span>" in said and "Errno" not in said
+    assert "waiting" in TrainingMonitor(tmp_path / "to come").said.value
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (4, 3, 2)])
 def test_labels_of_another_shape_are_said_and_watched_on(tmp_path, shape):
     log(tmp_path, {"step": 5, "loss": 2.0})

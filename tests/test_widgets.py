@@ -1,6 +1,7 @@
 """Widgets without a browser: their state, what they show of it, and what they say when it is wrong."""
 import asyncio
 import builtins
+import os
 import re
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, in_plane, posterior, sentence, solved
+from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, in_plane, posterior, sentence, solved, waits, waits_table
 from lzn_nb.zones import LatentZones
 
 SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -424,3 +425,16 @@ def test_what_somebody_plays_from_a_thread_with_a_loop_of_its_own_goes_on_where_
 
     asyncio.run(ask())
     assert len(moved) >= 3 and set(moved) == {threading.get_ident()}
+
+
+# -- how long a hand waits --------------------------------------------------------------------------
+def test_waits_are_counted_by_the_processor_and_by_the_clock():
+    "A nap costs the processor nothing; the change before the work is not counted."
+    changed = []
+    core, clock = waits(changed.append, lambda: time.sleep(0.03), lambda: time.sleep(0.02), times=3)
+    assert changed == [0, 1, 2] and core < 20 and clock >= 50
+    core, clock = waits(lambda k: time.sleep(0.2), lambda: None, times=3)
+    assert clock < 100
+    head, _, row, _, machine = waits_table({"a nap": (lambda k: None, lambda: time.sleep(0.02))}).split("\n")
+    assert head == "| control | ms of a core | ms on the clock |" and re.fullmatch(r"\| a nap \| 1?\d \| \d{2,} \|", row), row
+    assert f"{os.cpu_count()} cores" in machine
