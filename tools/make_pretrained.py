@@ -6,8 +6,8 @@
     python tools/make_pretrained.py --out FOLDER           somewhere else, to compare
     python tools/make_pretrained.py --preset tiny --out …  does it work at all? seconds
 
-Run twice on one machine it makes the same file. The digits-joint in the package was made on another processor and by
-an earlier state of the code: its figures come again, its bits do not. nbs/06e_saved.ipynb compares them.
+Run twice on one machine it makes the same file. On another processor its figures come again, its bits do not:
+nbs/06e_saved.ipynb compares two.
 """
 import argparse
 import tempfile
