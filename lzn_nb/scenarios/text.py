@@ -434,8 +434,9 @@ def text_pictures(done: Run, seed: int = 0) -> dict:
         pictures["asked for by a sentence"] = image_grid(drawn, 5, titles=titles(said[few]), cell=1.5)
         pictures["test images, and what is said of them"] = image_grid(images[few], 5, titles=titles(network.translate(images[few], "image", "text", alpha=0.0, among=images)), cell=1.5)
     if {"image", "text"} <= set(config.kinds):
-        first = scores_of(network, config, images, said).T[:4].topk(8, dim=1).indices
-        pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 28) for one in said[:4]], cell=0.8)
+        first, good = scores_of(network, config, images, said).T[:4].topk(8, dim=1).indices, fits(packed(told_by(said[:4])), codes)
+        found = [f"{one} ({k} of the {n} that fit)" for one, k, n in zip(said, good.gather(1, first).sum(1).tolist(), good.sum(1).tolist())]
+        pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 28) for one in found], cell=0.8)
     if config.drawing: pictures["images from the prior"] = image_grid(network.generate("image", 40, generator=generator))
     return pictures
 
