@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIGITS', 'NOUNS', 'OPENINGS', 'ADJECTIVES', 'PHRASES', 'LONGEST_CAPTION', 'LETTERS', 'NOUN', 'KINDS', 'PATTERN',
-           'LEXICON', 'LONGEST_PIECE', 'VOCABULARY', 'Piece', 'pieces', 'sentence_of', 'words_in', 'Draws', 'said_by',
-           'noun', 'article', 'article_for', 'described', 'led', 'items', 'stated', 'enumerated', 'caption', 'segments',
-           'Reading', 'facts_in', 'is_grammatical']
+           'LEXICON', 'LONGEST_PIECE', 'VOCABULARY', 'MARKS', 'Piece', 'pieces', 'sentence_of', 'words_in', 'Draws',
+           'said_by', 'noun', 'article', 'article_for', 'described', 'led', 'items', 'stated', 'enumerated', 'caption',
+           'segments', 'Reading', 'facts_in', 'is_grammatical']
 
 # %% ../nbs/03b_captions.ipynb #b155056f
 import re
@@ -87,9 +87,12 @@ def sentence_of(words: Sequence[str]) -> str:
     return " ".join(words).replace(" ,", ",")
 
 
+MARKS = re.compile(r"""[!?¡¿;:…–—"“”„«»‹›()\[\]{}]|(?<!\w)[.'‘’]+|[.'‘’]+(?!\w)""")  # full stops and apostrophes only where no word goes on
+
+
 def words_in(sentence: str) -> list[str]:
-    "The words and commas of a sentence, in lower case; a full stop at the end is left out."
-    return re.findall(r"[^\s,]+|,", sentence.lower().strip().removesuffix("."))
+    "The words and commas of a sentence, in lower case; other punctuation is left out."
+    return re.findall(r"[^\s,]+|,", MARKS.sub(" ", sentence.lower()))
 
 # %% ../nbs/03b_captions.ipynb #f602fb78
 class Draws:

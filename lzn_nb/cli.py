@@ -85,11 +85,13 @@ status: 0 finished, 2 a wrong request or a run that broke (one line says why), 1
 
 # %% ../nbs/40_cli.ipynb #ddcf7f5d
 def examples_of(name: str) -> str:
-    "The examples with another scenario's name, and their remarks below each other again."
-    foreign = [f" {other} " for other in SCENARIOS if other not in (name, "joint")] + ["--baseline"] * (SCENARIOS[name].option != "baseline")
+    "The examples with another scenario's name and settings for digits, without those that it lacks, and their remarks below each other again."
+    about = SCENARIOS[name]
+    foreign = [f" {other} " for other in SCENARIOS if other not in (name, "joint")] + ["--baseline"] * (about.option != "baseline" or "rf" not in about.choices) + ["runs/wide"] * bool(about.digits) + [*about.lacks]
     lines = [line for line in EXAMPLES.splitlines() if not any(word in line for word in foreign)]
-    words = [re.split(" {3,}", line.replace(" joint ", f" {name} ")) for line in lines]
-    return "\n".join(f"{line[0]:66} {line[1]}" if len(line) > 1 else line[0] for line in words) + "\n"
+    words = [re.split(" {3,}", line.replace(" joint ", f" {name} ").replace("--out runs/first", f"{about.digits}--out runs/first")) for line in lines]
+    width = max(66, *(2 + len(line[0]) for line in words if len(line) > 1))
+    return "\n".join(f"{line[0]:{width}} {line[1]}" if len(line) > 1 else line[0] for line in words) + "\n"
 
 # %% ../nbs/40_cli.ipynb #b9d10ba4
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Command:
     at_length: str
     option: str   # how to ask for what it can be compared with: "baseline" or "method"
     choices: dict[str, str]  # by name, what that is
+    lacks: tuple[str, ...] = ()  # presets and data that it does not know
+    digits: str = ""  # what the preset cpu wants changed for them
 
 
 SCENARIOS = {  # by the name of the command, which is its module's
@@ -109,7 +113,7 @@ SCENARIOS = {  # by the name of the command, which is its module's
     "joint": Command("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.", "baseline",
                      {"rf": "no zones, a rectified flow that is told the class", "unlabelled": "zones, but no labels", "no-generation": "zones and labels, but no decoder", "cross-entropy": "the same encoder as a usual classifier"}),
     "text": Command("images, labels and sentences in one space", "Train one model of handwritten digits, their labels and sentences about them, that goes every way between the three, and evaluate each on the test split.", "baseline",
-                    {"contrastive": "the encoders of images and sentences alone, by contrast", **{f"without-{kind}": f"no {kind}s" for kind in ("label", "text", "image")}})}
+                    {"contrastive": "the encoders of images and sentences alone, by contrast", **{f"without-{kind}": f"no {kind}s" for kind in ("label", "text", "image")}}, ("paper", "cifar10", "imagenet", "folder:photos"), "--set steps=800 --set jitter=0.3 ")}
 
 # %% ../nbs/40_cli.ipynb #f575c529
 def add_scenario(scenarios, name: str) -> None:
@@ -118,8 +122,9 @@ def add_scenario(scenarios, name: str) -> None:
     parser = scenarios.add_parser(name, help=about.said, epilog=examples_of(name), description=about.at_length)
     option = parser.add_argument
     option("--out", metavar="DIR", help="folder of the run; made if it is not there")
-    option("--data", default="digits", help="digits (default) | mnist | cifar10 | imagenet | folder:PATH; the named ones lie in $LZN_DATA")
-    option("--preset", default="cpu", help="tiny (seconds) | cpu (default: minutes on two cores) | gpu | paper (as published); all names below")
+    offered = lambda *choices: " | ".join(choice for choice in choices if choice.split()[0] not in about.lacks)
+    option("--data", default="digits", help=offered("digits (default)", "mnist", "cifar10", "imagenet", "folder:PATH") + "; the named ones lie in $LZN_DATA")
+    option("--preset", default="cpu", help=offered("tiny (seconds)", "cpu (default: minutes on two cores)", "gpu", "paper (as published)") + "; all names below")
     option("--set", type=parse_setting, action="append", default=[], metavar="NAME=VALUE", help="change a field of the preset; may be repeated")
     option("--seed", type=parse_count, default=0, metavar="N", help="of weights, batches and noise (default 0); the split of the data stays")
     option("--resume", action="store_true", help="go on from the newest checkpoint; start if there is none; show the run if it is finished")

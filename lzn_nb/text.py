@@ -31,7 +31,7 @@ def strings_of(x) -> list[str]:
 
 
 def cleaned(x) -> list[str]:
-    "Sentences in lower case, with single spaces and without a full stop at the end; `ValueError` for one that is empty, or what is no string."
+    "Sentences in lower case, with single spaces and without punctuation other than commas and hyphens; `ValueError` for one that is empty, or what is no string."
     sentences = [sentence_of(words_in(one)) for one in strings_of(x)]
     if "" in sentences: raise ValueError(f"text: got an empty sentence (number {sentences.index('')}), wanted at least one word in each")
     return sentences

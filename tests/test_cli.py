@@ -246,12 +246,14 @@ def test_help_teaches(capsys):
     for option in ("--data", "--preset", "--out", "--seed", "--set", "--baseline", "--device", "--image-size", "--skip-unreadable", "--quiet"): assert option in text
 
 
-def test_examples_are_understood():
+@pytest.mark.parametrize("about", ["all", "generation", "representation", "joint", "text"])
+def test_examples_are_understood(about):
     "Every example of the help is a command that the parser takes, with presets and fields that exist."
-    from lzn_nb.cli import EXAMPLES, make_parser, scenario_named
+    from lzn_nb.cli import EXAMPLES, SCENARIOS, examples_of, make_parser, scenario_named
     from lzn_nb.training import get_preset
-    found = [line.split("  ")[0] for line in (row.strip() for row in EXAMPLES.splitlines()) if line.startswith("lzn ")]
-    assert len(found) >= 6
+    shown = EXAMPLES if about == "all" else examples_of(about)
+    found = [line.split("  ")[0].removeprefix("torchrun --nproc-per-node 8 -m ").replace("lzn_nb.cli", "lzn") for line in (row.strip() for row in shown.splitlines()) if line.startswith(("lzn ", "torchrun "))]
+    assert len(found) >= 5 and about in ("all", *SCENARIOS)
     for line in found:
         args = make_parser().parse_args(shlex.split(line)[1:])
         if args.scenario == "runs": continue
@@ -365,6 +367,27 @@ def test_examples_name_the_scenario_and_all_presets(capsys):
     assert "lzn joint" not in shown and "lzn_nb.cli generation --preset paper" in shown and "presets: tiny, cpu, gpu, paper, paper_afhq_cat" in shown
     remarks = [line for line in shown.splitlines() if line.startswith("  lzn generation") and "   " in line.strip()]
     assert len({len(line) - len(line.split("   ")[-1].lstrip()) for line in remarks}) == 1 and len(remarks) > 4
+
+
+@pytest.mark.parametrize("name", ["generation", "representation", "joint", "text"])
+def test_help_offers_the_presets_that_there_are(capsys, name):
+    from lzn_nb.cli import scenario_named
+    main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    offered = shown.split("--preset PRESET ")[1].split("; all names below")[0]
+    there = {choice.split()[0] for choice in offered.split(" | ")}
+    assert {"tiny", "cpu", "gpu"} <= there <= set(scenario_named(name).presets) and ("paper" in there) == ("paper" in scenario_named(name).presets)
+
+
+def test_help_for_sentences_tells_what_digits_want(capsys):
+    import make_pretrained
+    main(["text", "--help"])
+    shown = capsys.readouterr().out
+    first = next(line for line in shown.splitlines() if "--out runs/first " in line)
+    assert dict(parse_setting(word) for word in first.split() if "=" in word) == make_pretrained.SHIPPED["digits-text"][1]
+    assert not [word for word in ("paper --data", "cifar10", "imagenet", "photos", "--baseline rf", "steps=2000") if word in shown]
+    remarks = [line for line in shown.splitlines() if line.startswith("  lzn text") and "  " in line.strip()]
+    assert len({len(line) - len(line.split("  ")[-1].lstrip()) for line in remarks}) == 1 and len(remarks) > 3
 
 
 def test_one_class_and_all_training_images(tmp_path, capsys):

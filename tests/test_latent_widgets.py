@@ -548,7 +548,7 @@ def test_a_typed_sentence_changes_what_is_drawn(told):
 
 
 @pytest.mark.parametrize("said, what", [("", "sentence: there is none yet, wanted one, such as: a thick seven, leaning left"), ("qwerty zyx", "of which no word is known, wanted words such as"), ("x" * 5000, "of which no word is known"),
-                                        (" ".join(["a seven"] * 20), "has 40 words and commas, wanted at most"), ("...", "of which no word is known")], ids=["none", "unknown", "one long word", "too long", "dots"])
+                                        (" ".join(["a seven"] * 20), "has 40 words and commas, wanted at most"), ("...", "got an empty sentence (number 0), wanted at least one word in each")], ids=["none", "unknown", "one long word", "too long", "dots"])
 def test_what_is_typed_and_cannot_be_read_is_said_until_something_can(told, said, what):
     playground, field = told
     field.value = "an 8"

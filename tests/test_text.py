@@ -61,14 +61,14 @@ SAMPLES = {"image": torch.rand(5, *SHAPE, generator=seeded()) * 2 - 1, "label": 
 
 
 # -- what is a sentence -------------------------------------------------------------------------
-@pytest.mark.parametrize("form", ["An 8. ", ["an  8"], ("AN 8",), np.array(["an 8"]), np.array("an 8"), np.str_("an 8"), np.array(["an 8"], dtype=object)])
+@pytest.mark.parametrize("form", ["An 8. ", "An 8!", '"An 8?"', ["an  8"], ("AN 8",), np.array(["an 8"]), np.array("an 8"), np.str_("an 8"), np.array(["an 8"], dtype=object)])
 def test_sentences_in_any_form(text, form):
     assert text.check(form) == ["an 8"] and isinstance(text.check(form)[0], str)
 
 
 @pytest.mark.parametrize("wrong, what", [
     (7, "got int, wanted a string or a list of strings"), (None, "got NoneType"), ({"an 8"}, "got set"), (b"an 8", "got bytes"), ((one for one in SENTENCES), "got generator"), (torch.zeros(2), r"got float \(number 0\), wanted strings"),
-    (["an 8", 7], r"got int \(number 1\), wanted strings"), (["an 8", None], "got NoneType"), (["an 8", ["zero"]], "got list"), ("", r"got an empty sentence \(number 0\)"), (["an 8", " . "], r"empty sentence \(number 1\)"),
+    (["an 8", 7], r"got int \(number 1\), wanted strings"), (["an 8", None], "got NoneType"), (["an 8", ["zero"]], "got list"), ("", r"got an empty sentence \(number 0\)"), (["an 8", " . "], r"empty sentence \(number 1\)"), (["an 8", "?!"], r"empty sentence \(number 1\)"),
     (["zero", "an " * 13], "number 1 has 13 words and commas, wanted at most 12"), (["zero", "жирная семёрка"], r"got 'жирная семёрка' \(number 1, in Cyrillic letters\), of which no word is known, wanted words such as"),
     ("purple elephants", "no word is known"), (", ,", "no word is known"),
 ])

@@ -213,6 +213,19 @@ def test_search_finds_what_lies_in_the_zone(network, monkeypatch):
     assert torch.equal(scores.argmax(1), order) and torch.allclose(scores.exp().sum(1), torch.ones(4), atol=1e-5)
 
 
+@pytest.mark.parametrize("contrastive", [False, True])
+def test_a_search_takes_what_the_network_takes_and_names_the_rest(contrastive):
+    config = configured("contrastive") if contrastive else TINY
+    network, images = text_network(config, SHAPE, 10).eval(), batch(3)[0]
+    assert torch.equal(scores_of(network, config, images, "a thick seven"), alone := scores_of(network, config, images, ["a thick seven"])) and alone.shape == (3, 1)
+    for wrong, words in (([], "text: got no samples"), (7, "text: got int"), (["an 8", ""], "text: got an empty sentence"), ("purple elephants", "no word is known")):
+        with pytest.raises(ValueError, match=words): scores_of(network, config, images, wrong)
+    for wrong, words in ((images[:0], "image: got no samples"), (images[:, :, :4], "image: got .* of shape"), ("image", "image: got str"), (images * torch.nan, "image: number 0 holds NaN")):
+        with pytest.raises(ValueError, match=words): scores_of(network, config, wrong, ["an 8", "zero"])
+    with pytest.warns(UserWarning, match="purple") as told: scores_of(network, config, images, ["a purple seven", "an 8"])
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("better, first, five", [(0, 1.0, 1.0), (3, 0.0, 1.0), (4, 0.0, 1.0), (5, 0.0, 0.0), (7, 0.0, 0.0)])
 def test_recall_is_counted(network, monkeypatch, better, first, five):
     "Of eight, so many others score better than one's own."
@@ -262,6 +275,11 @@ def test_a_latent_in_both_zones_lies_in_both(network):
     with pytest.raises(ValueError, match="labels: got 3, wanted 4, one for each sentence"): in_both(network, said, labels[:3])
 
 
+@pytest.mark.parametrize("tries", [0, -1, 2.5, True, None])
+def test_tries_are_a_number_of_them(network, tries):
+    with pytest.raises(ValueError, match="tries: got .*, wanted an integer ≥ 1"): in_both(network, ["a thick seven", "an 8"], torch.tensor([0, 5]), tries=tries)
+
+
 def test_zones_that_do_not_meet_are_reported(monkeypatch):
     network = awake().eval()
     monkeypatch.setattr(network["label"], "decode", lambda z, generator=None, **given: torch.zeros(len(z), dtype=torch.long))
@@ -274,6 +292,26 @@ def test_an_edit_that_changes_nothing_draws_the_same(network):
     assert torch.equal(*same)
     before, after = edited(network, said, ["a thin seven", "an 8"], alpha=0.5, generator=seeded(), among=company)
     assert not torch.allclose(before[0], after[0])
+
+
+@pytest.mark.parametrize("before, after, words", [(["a thick seven", "an 8"], ["a thin seven"], "after: got 1 sentences, wanted 2, one for each of those before"), ("an 8", ["an 8", "zero"], "after: got 2 sentences, wanted 1"),
+                                                  ([], [], "text: got no samples"), (["an 8"], [7], "text: got int"), (["an 8"], ["purple elephants"], "no word is known")])
+def test_edits_of_what_are_no_pairs_of_sentences_are_refused(network, before, after, words):
+    with pytest.raises(ValueError, match=words): edited(network, before, after, alpha=0.5)
+
+
+def test_a_single_edit_may_be_given_as_strings_and_warns_once_of_unknown_words(network):
+    lists = edited(network, ["a thick seven"], ["a thin seven"], alpha=0.5, generator=seeded(), among=["zero"])
+    strings = edited(network, "a thick seven", "a thin seven", alpha=0.5, generator=seeded(), among="zero")
+    assert all(torch.equal(*pair) for pair in zip(lists, strings))
+    with pytest.warns(UserWarning, match="unknown") as told: edited(network, ["a purple seven"], ["an 8"], alpha=0.5)
+    assert sum("unknown words" in str(one.message) for one in told) == 1
+
+
+def test_unknown_words_are_told_of_once_by_a_decoder_that_hears_them(network):
+    with pytest.warns(UserWarning, match="unknown words, read as <unknown>: purple") as told: drawn = network.translate("a purple seven", "text", "image", among=["an 8"], generator=seeded())
+    assert sum("unknown words" in str(one.message) for one in told) == 1
+    assert torch.equal(drawn, network.translate("a <unknown> seven", "text", "image", among=["an 8"], generator=seeded()))
 
 
 # -- runs -------------------------------------------------------------------------------------------

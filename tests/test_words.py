@@ -59,7 +59,7 @@ def test_known_words_come_back(rows):
 @given(st.lists(st.text(max_size=40), min_size=1, max_size=4))
 @settings(max_examples=200, deadline=None)
 def test_any_text_fits_a_tokenizer_of_its_own(texts):
-    "Whatever is written: words of other scripts, special names, strange spaces. What is said in lower case comes back, but for a full stop at the end."
+    "Whatever is written: words of other scripts, special names, strange spaces. What is said in lower case comes back, but for punctuation."
     if not {word for text in texts for word in words_in(text)} - set(SPECIAL):
         with pytest.raises(ValueError, match="words: got"): fit_tokenizer(texts)
         return
@@ -77,6 +77,15 @@ def test_captions_fit_the_vocabulary():
         made.append(caption(facts, generator, mention=1))
     tokenizer = Tokenizer(VOCABULARY, LONGEST_CAPTION + 3 + 2)  # up to three commas
     assert tokenizer.decode(tokenizer.encode(made)) == made and not unknown_words(tokenizer, made)
+
+
+def test_punctuation_makes_no_word_unknown(tokenizer):
+    plain = ["a thick seven leaning left", "an 8", "a seven, left-leaning"]
+    marked = ["A thick seven; leaning left!", '"an 8"?', "(a seven), left-leaning: …"]
+    assert torch.equal(tokenizer.encode(marked), tokenizer.encode(plain)) and not unknown_words(tokenizer, marked) and fit_tokenizer(marked).words == fit_tokenizer(plain).words
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert known_sentences(tokenizer, marked) == plain
 
 
 def test_numbers_by_hand():

@@ -27,7 +27,7 @@ from ..captioned import CaptionedData, captioned, digits_in, fits, packed, unpac
 from ..captions import LONGEST_CAPTION, VOCABULARY, caption, facts_in, is_grammatical, sentence_of, words_in
 from ..measures import Facts, Terms, agreement, facts_of
 from ..metrics import Judge, Result, accuracy, compare_images, linear_probe
-from ..network import LabelType, LatentZoningNetwork, normal
+from ..network import LabelType, LatentZoningNetwork, count, normal
 from ..parallel import gather_rows, in_pieces, share, zones_of_batch
 from ..plots import image_grid
 from ..text import HearingImage, TextInput, distinct, make_text
@@ -288,8 +288,9 @@ def judge_images(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result
 @torch.no_grad()
 def scores_of(network: LatentZoningNetwork, config: TextConfig, images: Tensor, said: Sequence[str]) -> Tensor:
     "How well each image (row) fits each sentence (column), `[n,m]`: the log-probability of the sentence's zone where the image's centre flows, or the cosine of anchors trained by contrast."
-    if config.contrastive: return F.normalize(network.embed("image", images)) @ F.normalize(network.embed("text", list(said))).T
-    zones, own = network["text"].zones(list(said))
+    images, said = network.check("image", images), network.check("text", said)
+    if config.contrastive: return F.normalize(network.embed("image", images)) @ F.normalize(network.embed("text", said)).T
+    zones, own = network["text"].zones(said)
     return chances_at(zones.at_sharpness(config.text_sharpness), network.latents("image", images, alpha=0.0), 1.0)[:, own].clamp_min(1e-30).log()
 
 
@@ -306,11 +307,12 @@ def judge_search(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result
 
 # %% ../../nbs/23_text.ipynb #f6b08ba4
 @torch.no_grad()
-def in_both(network: LatentZoningNetwork, said: Sequence[str], labels: Tensor, generator: torch.Generator | None = None, tries: int = 32) -> tuple[Tensor, Tensor]:
-    "For each sentence and label `[n]` a latent `[n,q]` that lies in the zones of both, and whether there is one `[n]` among `tries` from the sentence's zone: else it is the first of these. The sentences share the space."
-    zones, own = network["text"].zones(network.check("text", said))
-    if len(own) != len(labels := network.check("label", labels)): raise ValueError(f"labels: got {len(labels)}, wanted {len(own)}, one for each sentence")
-    z = zones.encode(own.repeat_interleave(tries), generator=generator)
+def in_both(network: LatentZoningNetwork, said: Sequence[str], labels: Tensor, generator: torch.Generator | None = None, tries: int = 32, among: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+    "For each sentence and label `[n]` a latent `[n,q]` that lies in the zones of both, and whether there is one `[n]` among `tries` from the sentence's zone: else it is the first of these. The sentences share the space, with those of `among`."
+    said = network.check("text", said)
+    if len(said) != len(labels := network.check("label", labels)): raise ValueError(f"labels: got {len(labels)}, wanted {len(said)}, one for each sentence")
+    tries, (zones, own) = count("tries", tries), network["text"].zones([*said, *(network.check("text", among) if len(among) else [])])
+    z = zones.encode((own := own[:len(said)]).repeat_interleave(tries), generator=generator)
     fit = (network.decode("label", z) == labels.repeat_interleave(tries)).reshape(-1, tries)
     return z.reshape(len(own), tries, -1)[torch.arange(len(own), device=z.device), fit.int().argmax(1)], fit.any(1)
 
@@ -340,18 +342,19 @@ def turned_round(sentence: str) -> str | None:
 @torch.no_grad()
 def edited(network: LatentZoningNetwork, before: Sequence[str], after: Sequence[str], *, alpha: float, generator: torch.Generator | None = None, among: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
     "Images `[n,c,h,w]` for sentences before and after a change: latents at the same places of the two zones, drawn from the same noise."
-    zones, own = network["text"].zones(network.check("text", [*before, *after, *among]))
+    before, after, among = network.check("text", before), network.check("text", after), network["text"].check(among)
+    if len(after) != len(before): raise ValueError(f"after: got {len(after)} sentences, wanted {len(before)}, one for each of those before")
+    zones, own = network["text"].zones([*before, *after, *among])
     z, x = network.prior(n := len(before), generator), normal((n, *network["image"].shape), generator, zones.anchors)
-    return tuple(network.decode("image", zones.encode(which, z, alpha), known={"text": list(said)}, noise=x, chunk=250) for which, said in ((own[:n], before), (own[n:2 * n], after)))
+    return tuple(network.decode("image", zones.encode(which, z, alpha), known={"text": said}, noise=x, chunk=250) for which, said in ((own[:n], before), (own[n:2 * n], after)))
 
 
 def judge_edits(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
     "One word changed into its opposite: is the new fact to be seen, and is the digit still the same."
-    pairs = [(one, other) for one in trial.said if (other := turned_round(one))]
-    before, after = zip(*pairs)
+    before, after = zip(*[(one, other) for one in trial.said if (other := turned_round(one))])
     seen = [trial.measured(drawn) for drawn in edited(network, before, after, alpha=trial.config.alpha_asked, generator=trial.generator, among=trial.said)]
     new = [replace(then, **{name: None for name, value in asdict(then).items() if value == getattr(now, name)}) for now, then in zip(told_by(before), told_by(after))]
-    protocol = drawing_protocol(trial) | {"sentences": f"{len(pairs):,}"}
+    protocol = drawing_protocol(trial) | {"sentences": f"{len(before):,}"}
     return {"edited_new": Result("edited, new fact", agreement(new, seen[1])["all"], protocol), "edited_old": Result("before, new fact", agreement(new, seen[0])["all"], protocol),
             "edited_digit": Result("edited, same digit", mean_of(a.digit == b.digit for a, b in zip(*seen)), protocol)}
 
