@@ -353,7 +353,7 @@ def place_controls(state, classes: Sequence[str], sentences: bool = False) -> li
     import traitlets
     w, more = ipywidgets(), 3 + sentences
     made = {"source": labelled(w.ToggleButtons, "look at", "whose latents are decoded", options=SOURCES[:more], tooltips=["the point of the map", "the zone of a label", "the zone of what you have drawn", "the zone of what you say"][:more],
-                               value=state.source, style={"button_width": "6.4em" if more == 3 else "6em"}),
+                               value=state.source, style={"button_width": "6.4em" if more == 3 else "9em"}),
             "u": labelled(w.BoundedFloatText, "u", "coordinate of the point, to the right; or click on the map", step=0.1, **limits(state, "u")),
             "v": labelled(w.BoundedFloatText, "v", "coordinate of the point, upwards; or click on the map", step=0.1, **limits(state, "v")),
             "label": labelled(w.Dropdown, "label", "whose zone is looked at", options=[(name, k) for k, name in enumerate(classes)], value=state.label),
