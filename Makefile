@@ -120,7 +120,7 @@ book: env ## run every notebook anew with its full settings and keep the outputs
 	  LZN_SAVE=1 LZN_RUNS="$(CURDIR)/$(BOOK)" $(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False --log-level ERROR $$page || exit 1; done
 	@$(MAKE) --no-print-directory export
 
-bench: env ## measure speed, memory and accuracy against the published solvers, keep the numbers (an hour; BENCH="speed --n 500" chooses)
+bench: env ## measure speed, memory and accuracy against the published solvers, keep the numbers (four hours; BENCH="speed --n 500" chooses)
 	@echo "== Measuring; leave the machine alone meanwhile"
 	@$(BIN)/python -m benchmarks $(or $(BENCH),all --save)
 

@@ -75,7 +75,11 @@ def main(argv: list[str] | None = None) -> None:
         if on_gpu(args.device or ("cuda" if table == "gpu" else "cpu")) and not torch.cuda.is_available():
             print(f"{table}: no CUDA device here, nothing measured. To try the code: python -m benchmarks gpu --device cpu --tiny\n")
             continue
-        result = rounded(MEASURE[table](**options(table, args), tell=tell))
+        try: result = rounded(MEASURE[table](**options(table, args), tell=tell))
+        except FileNotFoundError as error:  # data that are not there: of all tables, the others are measured all the same
+            print(f"{p.prog}: {table}: {error}", file=sys.stderr)
+            if args.table == "all": continue
+            p.exit(2)
         print(render(result), flush=True)
         if args.save:
             out = args.out or RESULTS

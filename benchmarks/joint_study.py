@@ -11,6 +11,7 @@ from lzn_nb.metrics import Judge, accuracy
 from lzn_nb.scenarios.base import make_trainer, take_up_to, work_of
 from lzn_nb.scenarios.joint import JOINT, JOINT_PRESETS, judge_asked, judge_way_back
 from lzn_nb.training import get_preset, train
+from lzn_nb.zones import LatentZones
 
 SETTINGS = {
     "as it is": {},
@@ -27,13 +28,13 @@ SETTINGS = {
     "spaces of 16 and more": {"smallest_space": 16},
     "no generation": {"drawing": False},
 }
-SPACES, ALPHAS = (20, 128, 1000), (0.0, 0.5, 1.0)
+SPACES, ALPHAS = (20, 128, 1000), (0.0, 1.0)
 
 
-def named_in_spaces(network, valid: tuple, company, size: int, alpha: float, seed: int) -> float:
-    "Accuracy where `size` images share a space at a time, or where each joins the zones `company` alone."
+def named_in_spaces(network, valid: tuple, crowd: int | LatentZones, alpha: float, seed: int) -> float:
+    "Accuracy where so many images share a space at a time, or where each joins the zones `crowd` alone."
     (images, labels), generator = valid, torch.Generator().manual_seed(seed)
-    parts = [images] if company else images[:len(images) // size * size].split(size)
+    parts, company = (images[:len(images) // crowd * crowd].split(crowd), None) if isinstance(crowd, int) else ([images], crowd)
     named = torch.cat([network.classify(part, alpha=alpha, among=company, generator=generator) for part in parts])
     return accuracy(named, labels[:len(named)])
 
@@ -46,8 +47,8 @@ def one_of(preset: str, images, seed: int, drawn: int, **changes) -> dict[str, f
     def judge(network) -> dict:
         train_part, valid = (take_up_to(part, limit, trainer.device) for part, limit in ((images.train, 10_000), (images.valid, 2000)))
         company, generator = network.zones_of("image", train_part[0]), torch.Generator().manual_seed(seed)
-        last.update({f"accuracy_{size}_{alpha:g}": named_in_spaces(network, valid, None, size, alpha, seed) for size in SPACES for alpha in ALPHAS if size <= len(valid[0])})
-        last.update({f"accuracy_all_{alpha:g}": named_in_spaces(network, valid, company, 0, alpha, seed) for alpha in ALPHAS})
+        last.update({f"accuracy_{size}_{alpha:g}": named_in_spaces(network, valid, size, alpha, seed) for size in SPACES for alpha in ALPHAS if size <= len(valid[0])})
+        last.update({f"accuracy_all_{alpha:g}": named_in_spaces(network, valid, company, alpha, seed) for alpha in ALPHAS})
         if config.drawing:
             asked = judge_asked(network, Judge(*train_part), valid[0], config, generator, drawn)
             last.update(agreement=asked["agreement"].value, asked=asked["asked_proxy_fid"].value, reconstruction=judge_way_back(network, config, valid[0][:200], valid[1][:200], generator).value)

@@ -88,11 +88,13 @@ def named_file(path) -> Path:
     if not isinstance(path, (str, Path)) or not Path(path).name or "\0" in str(path): raise ValueError(f"path: got {path!r:.60}, wanted the name of a file, such as 'digits.safetensors'")
     return Path(path)
 
-
-def check_notes(notes, place: str = "notes") -> None:
-    "`ValueError` that says where notes hold a number that JSON does not have: NaN, or infinity."
+# %% ../nbs/06e_saved.ipynb #5ef4f463
+def check_notes(notes, place: str = "notes", within: tuple = ()) -> None:
+    "`ValueError` that says where notes hold what JSON cannot: a tensor or another object, NaN or infinity, or themselves."
+    if id(notes) in within: raise ValueError(f"{place}: got notes that hold themselves, wanted a tree: JSON has no other")
+    if not (notes is None or isinstance(notes, (dict, list, tuple, str, bool, int, float))): raise ValueError(f"{place}: got {type(notes).__name__}, wanted what JSON can hold: texts, numbers, true, false, None, lists and dicts of them")
     if isinstance(notes, float) and not math.isfinite(notes): raise ValueError(f"{place}: got {notes}, wanted a finite number: JSON has no other")
-    for key, value in notes.items() if isinstance(notes, dict) else enumerate(notes) if isinstance(notes, (list, tuple)) else (): check_notes(value, f"{place}/{key}")
+    for key, value in notes.items() if isinstance(notes, dict) else enumerate(notes) if isinstance(notes, (list, tuple)) else (): check_notes(value, f"{place}/{key}", (*within, id(notes)))
 
 # %% ../nbs/06e_saved.ipynb #b14b5bf6
 def load(path: str | Path, device: torch.device | str = "cpu", *, allow: Sequence[str] = ()) -> LatentZoningNetwork:

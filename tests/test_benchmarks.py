@@ -300,6 +300,20 @@ def test_command_line(tmp_path):
     assert json.loads((tmp_path / "full-set.json").read_text())["protocol"]["m"] == 40
 
 
+def test_data_that_are_not_there_are_named_in_one_line(monkeypatch, capsys):
+    "Of a single table that is the end; of all of them the others are measured all the same."
+    monkeypatch.delenv("LZN_DATA", raising=False)
+    with pytest.raises(SystemExit) as ended: command.main(["joint-study"])
+    said = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and "joint-study: mnist: no folder to look in" in said[-1] and "LZN_DATA" in said[-1] and len(said) == 1
+    measured = []
+    monkeypatch.setattr(command, "TABLES", {"joint-study": None, "rates": None})
+    monkeypatch.setitem(command.MEASURE, "rates", lambda **given: measured.append("rates") or {})
+    monkeypatch.setattr(command, "render", lambda result: "measured")
+    command.main(["all"])
+    assert measured == ["rates"] and "joint-study: mnist" in capsys.readouterr().err
+
+
 def test_tiny_numbers_are_not_kept_among_the_results(capsys):
     with pytest.raises(SystemExit): command.main(["speed", "--tiny", "--save"])
     assert "tiny numbers are no results" in capsys.readouterr().err

@@ -13,10 +13,10 @@ from lzn_nb.data import load_data
 from lzn_nb.scenarios import base, joint
 from lzn_nb.scenarios.base import jittered, results_table
 from lzn_nb.metrics import Result
-from lzn_nb.network import ImageType
+from lzn_nb.network import ImageType, LatentZoningNetwork
 from lzn_nb.scenarios.generation import GENERATION, evaluate_generation, generation_network
 from lzn_nb.scenarios.joint import (JOINT, JOINT_FIGURES, JOINT_PRESETS, JointConfig, evaluate_joint, joint_components, joint_losses, joint_network, judge_asked, judge_free, judge_reading, judge_way_back,
-                                    load_joint, named_classes, run_joint, validate_joint)
+                                    joint_samples, load_joint, named_classes, plan_joint, run_joint, validate_joint)
 from lzn_nb.scenarios.representation import REPRESENTATION, evaluate_representation, representation_network
 from lzn_nb.scenarios.text import TEXT, evaluate_text
 from lzn_nb.runs import read_metrics
@@ -70,14 +70,20 @@ def test_aligned_are_the_zones_centres_and_drawn_is_from_whole_zones(monkeypatch
         assert asked == scales == sorted(config.scales) and config.evaluations == (len(scales) + config.names) * config.zone_steps
 
 
-def test_the_alignment_is_asked_at_the_configurations_sharpness():
-    network, (images, labels) = joint_network(TINY, (1, 8, 8), 10), batch()
+def test_the_alignment_is_asked_as_the_configuration_says():
+    "At its sharpness and cut-off, by logarithms or probabilities, and with its weight beside the flow's."
+    network, (images, labels), seen = joint_network(TINY, (1, 8, 8), 10), batch(), []
     aligned = lambda **changes: losses(dataclasses.replace(TINY, **changes), network, images, labels)["alignment"].detach()
     z = LatentZones(network["image"].anchors(images), steps=TINY.zone_steps).encode(alpha=0.0)
-    for sharpness in (0.0, 0.5, 2.0):
-        zones = LatentZones(network["label"].matrix, torch.bincount(labels, minlength=10), steps=TINY.zone_steps)
-        torch.testing.assert_close(aligned(sharpness=sharpness), alignment_loss(z, zones, labels, cutoff=TINY.cutoff, sharpness=sharpness or None).detach())
-    assert aligned(sharpness=0.5) != aligned(sharpness=2.0)
+    zones = LatentZones(network["label"].matrix, torch.bincount(labels, minlength=10), steps=TINY.zone_steps)
+    for sharpness, log, cutoff in ((0.0, True, 0.2), (0.5, True, 0.2), (2.0, True, 0.2), (2.0, False, 0.2), (2.0, True, 0.6), (0.0, False, 0.6)):
+        wanted = alignment_loss(z, zones, labels, cutoff=cutoff, log=log, sharpness=sharpness or None).detach()
+        torch.testing.assert_close(aligned(sharpness=sharpness, log_alignment=log, cutoff=cutoff), wanted)
+        seen.append(round(float(wanted), 4))
+    assert len(set(seen)) == len(seen)  # each setting tells
+    for weight in (0.25, 4.0):
+        found = losses(dataclasses.replace(TINY, alignment_weight=weight), network, images, labels)
+        assert torch.allclose(found["loss"], found["flow"] + weight * found["alignment"]) and torch.equal(found["alignment"].detach(), aligned())
 
 
 def test_batch_without_some_classes():
@@ -88,7 +94,8 @@ def test_batch_without_some_classes():
     assert values["loss"].isfinite() and network["label"].matrix.grad.isfinite().all()
 
 
-def test_flip_and_jitter_are_seeded_and_leave_the_target_alone():
+def test_flip_and_jitter_are_seeded_and_leave_the_target_alone(monkeypatch):
+    "What is drawn is the image as it is, or mirrored; moved is only what the encoder sees."
     images, labels = batch()
     network = joint_network(TINY, (1, 8, 8), 10)
     config = dataclasses.replace(TINY, flip=True, jitter=0.5)
@@ -97,6 +104,14 @@ def test_flip_and_jitter_are_seeded_and_leave_the_target_alone():
     turned = jittered(images, 0.5, torch.Generator().manual_seed(0))
     assert turned.shape == images.shape and not torch.equal(turned, images) and turned.min() >= -1.0001 and turned.max() <= 1.0001
     assert torch.equal(jittered(images, 0.0, torch.Generator().manual_seed(0)), images)
+    targets, encoded, errors, anchors = [], [], joint.flow_errors, ImageType.anchors
+    monkeypatch.setattr(joint, "flow_errors", lambda config, image, x, *rest: targets.append(x) or errors(config, image, x, *rest))
+    monkeypatch.setattr(ImageType, "anchors", lambda self, x: encoded.append(x) or anchors(self, x))
+    losses(dataclasses.replace(TINY, jitter=0.5), network, images, labels)
+    assert torch.equal(targets[0], images) and torch.equal(encoded[0], turned)
+    losses(config, network, images, labels)
+    either = (targets[1] == images).flatten(1).all(1), (targets[1] == images.flip(3)).flatten(1).all(1)
+    assert (either[0] ^ either[1]).all() and either[0].any() and either[1].any()
 
 
 def test_small_jitter_is_a_small_change():
@@ -156,6 +171,34 @@ def test_a_shape_that_is_none_of_an_image_is_named():
     with pytest.raises(ValueError, match=r"shape: got \(1, 8\), wanted \(c, h, w\)"): joint_network(JOINT_PRESETS["tiny"], (1, 8), 10)
 
 
+@pytest.mark.parametrize("seed", ["a", None, -1, 2**31, 1.5])
+def test_a_seed_that_is_none_is_named(seed):
+    for ask in (lambda: joint_network(TINY, (1, 8, 8), 10, seed=seed), lambda: validate_joint(joint_network(TINY, (1, 8, 8), 10), load_data("digits"), TINY, seed)):
+        with pytest.raises(ValueError, match=f"seed: got {seed!r}, wanted an integer from 0"): ask()
+
+
+@pytest.mark.parametrize("ask", [evaluate_joint, validate_joint])
+def test_no_network_no_data_and_no_configuration_are_named(ask):
+    network, data = joint_network(TINY, (1, 8, 8), 10), load_data("digits")
+    for given, words in (((None, data, TINY), "network: got NoneType, wanted a LatentZoningNetwork"), ((network, data, None), "config: got None, wanted a JointConfig"), ((network, None, TINY), "data: got NoneType, wanted an ImageData")):
+        with pytest.raises(ValueError, match=words): ask(*given)
+
+
+def test_a_plan_for_no_rank_is_refused():
+    for ranks in (0, -1, 1.5, "two"):
+        with pytest.raises(ValueError, match=f"ranks: got {ranks!r}, wanted an integer ≥ 1"): plan_joint("digits", "tiny", ranks=ranks)
+
+
+def test_samples_are_of_what_a_network_can_be_asked_for(monkeypatch):
+    "Classes, one a column; without labels draws from the prior; without a decoder nothing is drawn."
+    asked, generate, data = [], LatentZoningNetwork.generate, load_data("digits")
+    monkeypatch.setattr(LatentZoningNetwork, "generate", lambda self, name, n=None, **more: asked.append((n, more.get("label"))) or generate(self, name, n, **more))
+    for changes in ({}, {"one_hot": False}, *(JOINT.baselines[name] for name in ("rf", "unlabelled", "no-generation"))):
+        config = dataclasses.replace(TINY, **changes)
+        joint_samples(joint_network(config, (1, 8, 8), 10), data, config, torch.Generator().manual_seed(0))
+    assert [n for n, _ in asked] == [None, None, None, 40] and all(torch.equal(label, torch.arange(10).repeat(4)) for _, label in asked[:3]) and asked[3][1] is None
+
+
 @pytest.mark.parametrize("shape, classes", [((1, 28, 28), 10), ((3, 32, 32), 10), ((3, 10, 10), 3), ((1, 7, 7), 2)])
 def test_other_shapes_train_and_draw(shape, classes):
     network = joint_network(TINY, shape, classes)
@@ -174,7 +217,7 @@ class Clear:
     "A network and a judge whose right answers are known: the first pixel of an image is a tenth of its class, and few evaluations are seen by the second."
     classes, name, description = 8, "proxy", "one who knows"
 
-    def __init__(self): self.asked = []
+    def __init__(self): self.asked, self.shared = [], []
     def __getitem__(self, name): return self  # either type of data
 
     def generate(self, name, n=None, *, label=None, generator=None, steps=None):
@@ -188,7 +231,9 @@ class Clear:
     def features(self, images): return images.flatten(1)
     def look(self, images): return self.features(images), self.features(images), 9.0 * torch.nn.functional.one_hot(self.labels(images), self.classes)
     def embed(self, name, images): return torch.nn.functional.one_hot(self.labels(images), self.classes).double()
-    def classify(self, images, *, alpha, generator): return (self.labels(images) + round(10 * alpha)) % self.classes if generator else self.labels(images)
+    def classify(self, images, *, alpha, generator):
+        self.shared.append(len(images))
+        return (self.labels(images) + round(10 * alpha)) % self.classes if generator else self.labels(images)
     def latents(self, name, images, *, generator): return torch.randn(len(images), 3, generator=generator)
     def reconstruct(self, images, z, label): return images + 0.5 * (z.shape[1] == 3) + 0.25 * (label == self.labels(images)).reshape(-1, 1, 1, 1)
 
@@ -222,6 +267,14 @@ def test_what_is_read_is_told_at_both_noise_scales_and_probed_by_training_images
     assert found["accuracy"].value == 1.0 and found["probe"].value == 0.5
     assert found["accuracy_noisy"].value == 0.0  # ten tenths: two classes on
     for alpha, wanted in ((0.0, labels), (0.1, (labels + 1) % 8), (0.3, (labels + 3) % 8)): assert torch.equal(named_classes(Clear(), TINY, images, generator, alpha), wanted)
+
+
+def test_zones_are_those_of_as_many_images_as_the_protocol_says():
+    (images, labels), generator = some(2500), torch.Generator().manual_seed(0)
+    assert torch.equal(named_classes(network := Clear(), TINY, images, generator), labels % 8) and network.shared == [2000, 500]
+    for n in (80, 2500):
+        found = judge_reading(Clear(), TINY, some(80, 1), (images[:n], labels[:n] % 8), generator)
+        assert found["accuracy"].protocol["zones"].startswith(f"among {min(n, 2000):,} of them") and found["accuracy"].protocol["images"] == f"{n:,}"
 
 
 def test_a_reconstruction_is_compared_with_its_image():
@@ -272,7 +325,7 @@ def test_the_published_hyperparameters():
     c = JOINT_PRESETS["paper"]
     assert (c.steps, c.batch, c.warmup, c.schedule, c.clip, c.ema, c.precision, c.accumulate) == (200_000, 2000, 5000, "constant", 1.0, 0.999999, "no", 1)
     assert (c.latent_dim, c.zone_steps, c.alpha, c.dropout, c.flip, c.jitter, c.smallest_space, c.save_every, c.eval_every, c.workers) == (200, 20, 1.0, 0.15, True, 0.0, 0, 1000, 5000, 2)
-    assert (c.log_alignment, c.alignment_alpha, c.cutoff, c.sharpness, c.alignment_weight, c.one_hot) == (False, 1.0, 0.2, 0.0, 1.0, True)
+    assert (c.log_alignment, c.alignment_alpha, c.cutoff, c.sharpness, c.alignment_weight, c.one_hot, c.sample_steps) == (False, 1.0, 0.2, 0.0, 1.0, True, 10)
     with torch.device("meta"): parts = joint_components(c, joint_network(c, (3, 32, 32), 10))
     size = lambda module: sum(p.numel() for p in module.parameters())
     assert {name: (part.rate, part.budget, size(part.module)) for name, part in parts.items()} == {"decoder": (2e-3, 60_000, 61_911_939), "encoder": (5e-5, None, 49_790_260), "label": (1e-4, None, 2000)}
@@ -432,6 +485,10 @@ def test_the_usual_classifier_minimises_cross_entropy_of_inner_products():
     scores = network["image"].anchors(images) @ network["label"].matrix.T
     torch.testing.assert_close(losses(config, network, images, labels)["loss"], torch.nn.functional.cross_entropy(scores, labels))
     assert torch.equal(joint.named_classes(network, config, images), scores.argmax(1))
+    moved, turned = dataclasses.replace(config, jitter=0.5), jittered(images, 0.5, torch.Generator().manual_seed(0))
+    wanted = torch.nn.functional.cross_entropy(network["image"].anchors(turned) @ network["label"].matrix.T, labels)
+    torch.testing.assert_close(losses(moved, network, images, labels)["loss"], wanted)
+    assert abs(wanted - losses(config, network, images, labels)["loss"]) > 1e-3
     pieces = dataclasses.replace(config, piece=5)
     torch.testing.assert_close(losses(pieces, network, images, labels)["loss"], losses(config, network, images, labels)["loss"])
 

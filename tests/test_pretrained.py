@@ -1,5 +1,6 @@
 "The network that ships with the package: small, ready, as good as its notes say, and made anew by the script."
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -64,6 +65,13 @@ def test_the_script_makes_the_same_again(tmp_path, name):
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     assert first.read_bytes() == second.read_bytes()
     assert "preset tiny" in json.dumps(lzn_nb.saved.load(first).notes)
+
+
+@pytest.mark.parametrize("wrong, words", [(["--preset", "huge"], "argument --preset: invalid choice: 'huge'"), (["--out", "FILE", "--preset", "tiny"], "--out: .*file is no folder and cannot be made one")])
+def test_the_script_refuses_what_it_cannot_do_before_it_trains(wrong, words, tmp_path):
+    (tmp_path / "file").touch()
+    told = subprocess.run([sys.executable, "tools/make_pretrained.py", *(str(tmp_path / "file") if word == "FILE" else word for word in wrong)], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert told.returncode == 2 and re.search(words, told.stderr) and "Traceback" not in told.stderr and not told.stdout
 
 
 def make_pretrained_weights(path):

@@ -69,7 +69,7 @@ def test_views_may_be_smaller_than_images_and_their_middle_is_judged(digits):
     with torch.no_grad(): assert torch.equal(found, network["image"].encoder.features(images[:, :, 1:7, 1:7]))
     losses(config, network.train(), images, torch.zeros(30, dtype=torch.long))["loss"].backward()
     figures = evaluate_representation(network, digits, dataclasses.replace(config, probe_epochs=1, probe_images=60), limit=60)
-    assert figures["knn_backbone"] > 0.1 and REPRESENTATION.samples(network, digits, seeded(0)).axes
+    assert figures["knn_backbone"] > 0.1 and REPRESENTATION.samples(network, digits, config, seeded(0)).axes
     with pytest.raises(ValueError, match="view_size: got 9, but the images have 8 pixels; wanted at most as many"): representation_network(settings(view_size=9), digits.shape, 10)
 
 

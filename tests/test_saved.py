@@ -37,6 +37,12 @@ def alike(a, b, images):
     for name in a.types: assert (a[name].zone_steps, a[name].solver) == (b[name].zone_steps, b[name].solver)
 
 
+def holding_itself():
+    notes = []
+    notes.append({"b": notes})
+    return notes
+
+
 IMAGES = torch.rand(5, 1, 8, 8, generator=seeded()) * 2 - 1
 
 
@@ -277,7 +283,7 @@ def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted torch.float16"), (lambda p: save(joint(), p, dtype=torch.float8_e4m3fn), "dtype: got torch.float8_e4m3fn, wanted torch.float16"),
-                                        (lambda p: save(joint(), p, notes={"x": {1}}), "state: got set at notes/x"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"),
+                                        (lambda p: save(joint(), p, notes={"x": {1}}), "notes/x: got set, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": [torch.ones(2)]}), "notes/a/0: got Tensor, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": holding_itself()}), "notes/a/0/b: got notes that hold themselves"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"),
                                         (lambda p: save(joint(), p, notes={"x": [1.0, {"loss": float("nan")}]}), "notes/x/1/loss: got nan, wanted a finite number"), (lambda p: save(joint(), p, notes={"x": float("inf"), "y": {1}}), "notes/x: got inf, wanted a finite number"),
                                         (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
 def test_wrong_arguments_are_named_and_leave_no_file(call, what, tmp_path):

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from lzn_nb.saved import save
-from lzn_nb.scenarios.joint import run_joint
-from lzn_nb.scenarios.text import run_text
+from lzn_nb.scenarios.joint import JOINT_PRESETS, run_joint
+from lzn_nb.scenarios.text import TEXT_PRESETS, run_text
 
 HERE = Path(__file__).resolve().parent.parent / "lzn_nb" / "pretrained"
 SHIPPED = {  # by name: what trains it, settings beside the preset cpu, figures that it tells
@@ -43,8 +43,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Make the trained networks that ship with the package anew.")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for the files (default: the package's)")
     parser.add_argument("--name", choices=list(SHIPPED), help="which one (default: all)")
-    parser.add_argument("--preset", default="cpu", help="of the scenario (default: cpu)")
+    parser.add_argument("--preset", default="cpu", choices=[name for name in JOINT_PRESETS if name in TEXT_PRESETS], help="of the scenario (default: cpu)")
     asked = parser.parse_args()
     if asked.preset != "cpu" and asked.out == HERE: parser.error("--preset: what ships is of the preset cpu; give another folder with --out")
+    try: asked.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error: parser.error(f"--out: {asked.out} is no folder and cannot be made one ({error.strerror})")
     torch.set_num_threads(1)  # networks this small are fastest on one core, and sums do not depend on how many cores there are
     for name in [asked.name] if asked.name else SHIPPED: print(make(asked.out, name, asked.preset))

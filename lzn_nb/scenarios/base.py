@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['AT_LEAST', 'ROOM', 'check_ranges', 'check_config', 'ImageConfig', 'image_type', 'jittered', 'parts_of',
            'encoded_apart', 'draws_like', 'batch_encoder', 'batch_latents', 'flow_errors', 'mirrored', 'Scenario',
-           'Run', 'check_seed', 'folder_named', 'judged_split', 'check_enough', 'make_trainer', 'prepare', 'work_of',
-           'save_samples', 'telling', 'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures', 'report',
-           'keyed', 'take_up_to', 'in_chunks', 'at_once', 'latents_of']
+           'Run', 'check_seed', 'device_of', 'folder_named', 'judged_split', 'check_enough', 'make_trainer', 'prepare',
+           'work_of', 'save_samples', 'telling', 'judged', 'run', 'load', 'plan', 'results_table', 'shown_figures',
+           'report', 'keyed', 'take_up_to', 'in_chunks', 'at_once', 'latents_of']
 
 # %% ../../nbs/19_scenarios.ipynb #c9dd276b
 import dataclasses
@@ -181,7 +181,7 @@ class Scenario:
     losses: Callable                      # (config, network, images, labels, generator, n) -> {"loss": …, further ones}
     validate: Callable                    # (network, data, config, seed) -> figures of the validation split, with "score"
     evaluate: Callable                    # (network, data, config, seed=, progress=) -> the final figures, on the test split
-    samples: Callable                     # (network, data, generator) -> a figure for the folder samples/
+    samples: Callable                     # (network, data, config, generator) -> a figure for the folder samples/
     pictures: Callable                    # (run) -> the report's pictures, by title
     figures: dict[str, tuple[str, str]]   # final figures that are shown, in order: key -> (name, format)
     curves: tuple[str, ...] = ("loss",)   # losses of which the report shows the course
@@ -207,6 +207,12 @@ class Run:
 def check_seed(seed: int) -> None:
     "`ValueError` unless `seed` is a whole number that every kind of generator takes."
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31: raise ValueError(f"seed: got {seed!r}, wanted an integer from 0 to 2^31 - 1")
+
+
+def device_of(network: LatentZoningNetwork) -> torch.device:
+    "Where a network's weights lie; `ValueError` for what is no network."
+    if not isinstance(network, LatentZoningNetwork): raise ValueError(f"network: got {type(network).__name__}, wanted a LatentZoningNetwork")
+    return next(network.parameters()).device
 
 
 def folder_named(out: str | Path) -> Path:
@@ -254,9 +260,9 @@ def work_of(scenario: Scenario, config: TrainConfig, images: ImageData, seed: in
     return lambda *batch: scenario.losses(config, *batch, n=n), stream
 
 
-def save_samples(scenario: Scenario, network: LatentZoningNetwork, images: ImageData, path: Path, seed: int) -> None:
+def save_samples(scenario: Scenario, network: LatentZoningNetwork, images: ImageData, config: TrainConfig, path: Path, seed: int) -> None:
     "Samples as a picture; a warning if there is no room for it."
-    figure = scenario.samples(network, images, torch.Generator().manual_seed(seed))
+    figure = scenario.samples(network, images, config, torch.Generator().manual_seed(seed))
     try:
         path.parent.mkdir(exist_ok=True)
         figure.savefig(path)
@@ -291,7 +297,7 @@ def run(scenario: Scenario, data: str = "digits", preset: str = "cpu", out: str 
         if main: open_run(out, settings, resume=resume, defaults=defaults_of(scenario.config), free=FREE)
         trainer.accelerator.wait_for_everyone()
         if not final_figures(out):
-            sheet = lambda network: save_samples(scenario, network, images, out / "samples" / f"{trainer.step:08d}.png", seed) if main else None
+            sheet = lambda network: save_samples(scenario, network, images, config, out / "samples" / f"{trainer.step:08d}.png", seed) if main else None
             validate, judge = (lambda network, look=look: look(network, images, config, seed) | (sheet(network) or {}) for look in (scenario.validate, partial(judged, scenario, progress=progress)))
             train(trainer, *work_of(scenario, config, images, seed, trainer.device), out, seed=seed, progress=progress, evaluate=validate, final=judge)
         trainer.accelerator.wait_for_everyone()
@@ -324,7 +330,7 @@ def plan(scenario: Scenario, data: str = "digits", preset: str = "cpu", *, seed:
 
     `show` gets the first part of the plan before anything is computed, and then the second; updates for which there is no memory are not tried.
     """
-    config, images = get_preset(scenario.presets, preset, **changes), load_data(data, **(data_options or {}))
+    config, images, ranks = get_preset(scenario.presets, preset, **changes), load_data(data, **(data_options or {})), count("ranks", ranks)
 
     def make() -> tuple[LatentZoningNetwork, dict[str, Component], tuple[Tensor, Tensor]]:
         network, n = scenario.network(config, images.shape, images.num_classes), config.zone_batch

@@ -193,7 +193,7 @@ GENERATION_FIGURES = {
 FEW_STEPS = {f"proxy_fid_{k}": (f"proxy-FID, {k} evaluations", "{:.2f}") for k in (2, 4, 8, 50)}
 
 # %% ../../nbs/20_generation.ipynb #79395f88
-def generation_samples(network: LatentZoningNetwork, data: ImageData, generator: torch.Generator):
+def generation_samples(network: LatentZoningNetwork, data: ImageData, config: GenerationConfig, generator: torch.Generator):
     "Forty images from the prior."
     return image_grid(network.generate("image", 40, generator=generator))
 

@@ -23,7 +23,7 @@ from ..metrics import Judge, Result, accuracy, class_entropy, compare_images, fr
 from ..network import LabelType, LatentZoningNetwork, count
 from ..parallel import gather_rows, in_pieces
 from ..plots import confusion_table, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, check_seed, device_of, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
 from ..training import Component
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
@@ -66,13 +66,13 @@ JOINT_PRESETS = {
                        zone_steps=20, flip=True, jitter=0.5, save_every=1000),
     "paper": JointConfig(steps=200_000, batch=2000, warmup=5000, ema=0.999999, latent_dim=200, width=128, encoder_width=128,
                          mults=(1, 2, 2, 2), blocks=4, attention=(16,), dropout=0.15, rate_encoder=5e-5, rate_decoder=2e-3,
-                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000, eval_every=5000, workers=2),
+                         rate_label=1e-4, budget_decoder=60_000, zone_steps=20, sample_steps=10, log_alignment=False, alignment_alpha=1.0, sharpness=0.0, flip=True, save_every=1000, eval_every=5000, workers=2),
 }
 
 # %% ../../nbs/22_joint.ipynb #cc7f72ca
 def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
-    "An untrained network for images of `shape` (c, h, w) in `classes` classes, its weights drawn from `seed`: the same encoder for all that have one. `ValueError` for a configuration of another kind, or no classes."
-    check_config(config, JointConfig)
+    "An untrained network for images of `shape` (c, h, w) in `classes` classes, its weights drawn from `seed`: the same encoder for all that have one. `ValueError` for a configuration of another kind, no classes, or a seed that is none."
+    check_config(config, JointConfig), check_seed(seed)
     classes = count("classes", classes)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -160,10 +160,10 @@ def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
                    drawn: int = 1000, limit: int = 10_000, progress: bool = False) -> dict:
     """Figures of a trained network on a `split` ("valid" for choosing, "test" once), from at most `limit` training images: those of what it can do.
 
-    `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured. `ValueError` for another split, configuration, seed or number.
+    `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured. `ValueError` for no network, another split, configuration, seed or number.
     """
     judged = judged_split(data, split, config, JointConfig, seed, drawn=drawn, limit=limit)
-    device, generator, tell, found = next(network.parameters()).device, torch.Generator().manual_seed(seed), telling(progress), {}
+    device, generator, tell, found = device_of(network), torch.Generator().manual_seed(seed), telling(progress), {}
     train, test = [take_up_to(part, limit, device) for part in (data.train, judged)]
     judge = Judge(*train)
     found["judge_accuracy"] = Result("accuracy of the judge", accuracy(judge.labels(test[0]), test[1]), {"images": f"{len(test[0]):,}", "judge": judge.description})
@@ -185,8 +185,8 @@ def judge_way_back(network: LatentZoningNetwork, config: JointConfig, images: Te
 # %% ../../nbs/22_joint.ipynb #c0d288e0
 @torch.no_grad()
 def validate_joint(network: LatentZoningNetwork, data: ImageData, config: JointConfig, seed: int = 0) -> dict[str, float]:
-    "Flow error and accuracy on up to 1000 validation images, and a \"score\": the accuracy, or where nothing is named less of the error."
-    images, labels = take_up_to(data.valid, 1000, next(network.parameters()).device)
+    "Flow error and accuracy on up to 1000 validation images, and a \"score\": the accuracy, or where nothing is named less of the error. `ValueError` for no network or data, another configuration, or a seed that is none."
+    images, labels = take_up_to(judged_split(data, "valid", config, JointConfig, seed), 1000, device_of(network))
     generator, found = torch.Generator().manual_seed(seed), {}
     draw = lambda kind, *shape: kind(len(images), *shape, generator=generator).to(images)
     if config.drawing:
@@ -196,9 +196,10 @@ def validate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
     return found | {"score": found["accuracy"] if config.names else -found["flow"]}
 
 
-def joint_samples(network: LatentZoningNetwork, data: ImageData, generator: torch.Generator):
-    "Four drawn images of each class (of the first ten), one class a column; of a network that draws nothing, some validation images with what it reads in them."
+def joint_samples(network: LatentZoningNetwork, data: ImageData, config: JointConfig, generator: torch.Generator):
+    "Four drawn images of each class (of the first ten), one class a column; of a network that cannot be asked for a class, forty from the prior; of one that draws nothing, some validation images."
     if network["image"].decoder is None: return image_grid(data.valid.take(range(min(20, len(data.valid))))[0], title="read, not drawn: this network has no decoder")
+    if not config.asks: return image_grid(network.generate("image", 40, generator=generator))
     asked = torch.arange(shown := min(data.num_classes, 10), device=next(network.parameters()).device).repeat(4)
     return image_grid(network.generate("image", label=asked, generator=generator), shown)
 

@@ -313,7 +313,7 @@ REPRESENTATION_FIGURES = {
 
 
 @torch.no_grad()
-def representation_samples(network: LatentZoningNetwork, data: ImageData, generator: torch.Generator, rows: int = 8):
+def representation_samples(network: LatentZoningNetwork, data: ImageData, config: RepresentationConfig, generator: torch.Generator, rows: int = 8):
     "Validation images, and beside each the five training images with the nearest features."
     device, image = next(network.parameters()).device, network["image"]
     train, valid = (middle_of(take_up_to(part, limit, device)[0], image.shape[-1]) for part, limit in ((data.train, 2000), (data.valid, rows)))
@@ -327,7 +327,7 @@ def representation_pictures(done: Run, seed: int = 0) -> dict:
     network, data = done.network, done.data
     images, labels = take_up_to(data.test, 1000, next(network.parameters()).device)
     x = in_chunks(network["image"].encoder.features, middle_of(images, network["image"].shape[-1]), at_once(network["image"].shape))
-    return {"validation images, and the training images with the nearest features": representation_samples(network, data, torch.Generator().manual_seed(seed)),
+    return {"validation images, and the training images with the nearest features": representation_samples(network, data, done.config, torch.Generator().manual_seed(seed)),
             "features of the test images": embedding_map(x, labels, data.classes)}
 
 

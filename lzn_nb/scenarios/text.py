@@ -401,7 +401,7 @@ def validate_text(network: LatentZoningNetwork, data: CaptionedData, config: Tex
     return found | {"score": sum(found.values()) / len(found)}
 
 
-def text_samples(network: LatentZoningNetwork, data: CaptionedData, generator: torch.Generator):
+def text_samples(network: LatentZoningNetwork, data: CaptionedData, config: TextConfig, generator: torch.Generator):
     "Images drawn for captions of validation images, or of a network that draws nothing, those images."
     images, codes = data.valid.take(range(min(20, len(data.valid))))
     drawn = network.types["image"].decoder if "image" in network.types else None
