@@ -406,8 +406,8 @@ def text_samples(network: LatentZoningNetwork, data: CaptionedData, config: Text
     images, codes = data.valid.take(range(min(20, len(data.valid))))
     drawn = network.types["image"].decoder if "image" in network.types else None
     if drawn is None or "text" not in network.types: return image_grid(images if drawn is None else network.generate("image", 20, generator=generator))
-    said = worded(TEXT_PRESETS["cpu"], codes, generator)
-    return image_grid(network.translate(said, "text", "image", alpha=0.3, generator=generator), 5, titles=[fill(one, 24) for one in said], cell=1.6)
+    said = worded(config, codes, generator)
+    return image_grid(network.translate(said, "text", "image", alpha=config.alpha_asked, generator=generator), 5, titles=[fill(one, 24) for one in said], cell=1.6)
 
 # %% ../../nbs/23_text.ipynb #1a4bfdf8
 PARTS_OF = {"digit": "digit", "thickness": "thickness", "slant": "slant", "shape": "shape", "place": "place", "all": "all that is said"}
