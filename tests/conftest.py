@@ -9,9 +9,3 @@ def threads_are_left_alone():
     before = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == before, f"left PyTorch with {torch.get_num_threads()} threads, found it with {before}"
-
-
-def pytest_collection_modifyitems(items):
-    "Tests that share a page in a browser go to one process, in their order: it is opened once."
-    for item in items:
-        for page in {"explorer", "flow", "playground", "embeddings"} & set(getattr(item, "fixturenames", ())): item.add_marker(pytest.mark.xdist_group(page))

@@ -487,8 +487,17 @@ def draw_around(page) -> None:
     taken_up(lambda: lasso(page, around), lambda: page.wait_for_selector("text=chosen images", timeout=8000))
 
 
-def test_a_lasso_chooses_and_the_mouse_shows_one(embeddings):
+def outlines(page): return page.locator(".selectionlayer path").count()
+
+
+def faded(page): return page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].filter(e => getComputedStyle(e).opacity < 0.5).length")
+
+
+def test_a_lasso_chooses_and_its_outline_goes_with_its_choice(embeddings):
+    "The mouse shows one, a lasso chooses many; whatever comes after it, another choice stays, and nothing is left of the outline."
     page = embeddings
+    field(page, "choose").select_option("5")
+    page.wait_for_selector("text=chosen images")
     field(page, "choose").select_option("nobody")
     page.wait_for_selector("text=nobody is chosen")
     spot = page.locator(".scatterlayer .points path").nth(100).bounding_box()
@@ -496,18 +505,6 @@ def test_a_lasso_chooses_and_the_mouse_shows_one(embeddings):
     page.wait_for_selector("img[alt*='read as']")
     draw_around(page)
     assert page.locator("tr").count() > 3
-
-
-def outlines(page): return page.locator(".selectionlayer path").count()
-
-
-def faded(page): return page.evaluate("() => [...document.querySelectorAll('.scatterlayer .points path')].filter(e => getComputedStyle(e).opacity < 0.5).length")
-
-
-def test_the_outline_of_a_lasso_goes_with_its_choice(embeddings):
-    "Whatever comes after it: another choice stays, and nothing is left of the outline."
-    page = embeddings
-    if not outlines(page): draw_around(page)
     assert outlines(page) > 0
     field(page, "choose").select_option("3")
     page.wait_for_selector("text=37 chosen images")
