@@ -62,7 +62,7 @@ demo: env ## train one model that draws, names and embeds digits, leave a report
 # Two notebooks run side by side, so each gets half of the cores for its arithmetic.
 NB_THREADS = $$(( ($$(getconf _NPROCESSORS_ONLN) + 1) / 2 ))
 
-test: env ## check that notebooks, package and README agree, then run notebooks and pytest (a quarter of an hour)
+test: env ## check that notebooks, package and README agree, then run notebooks and pytest (25 minutes on two cores)
 	@echo "== 1/3 Notebooks, exported package and README agree: seconds"
 	@$(BIN)/python tools/check_notebooks.py
 	@echo "== 2/3 Every notebook runs (tiny preset): minutes"
