@@ -18,7 +18,8 @@ SETTINGS = {
     "whole zones aligned": {"alignment_alpha": 1.0}, "half the noise": {"alignment_alpha": 0.5},
     "followed until it is certain": {"sharpness": 0.0},
     "whole zones, until it is certain": {"alignment_alpha": 1.0, "sharpness": 0.0},
-    "the same, probabilities": {"alignment_alpha": 1.0, "sharpness": 0.0, "log_alignment": False},  # as published
+    "the same, probabilities": (published := {"alignment_alpha": 1.0, "sharpness": 0.0, "log_alignment": False}),
+    **{f"these three, batch {batch}": {**published, "batch": batch} for batch in (32, 512)},
     **{f"sharpness {sharpness:g}": {"sharpness": sharpness} for sharpness in (1.0, 5.0)},
     **{f"cut-off {cutoff:.0%}": {"cutoff": cutoff} for cutoff in (0.05, 0.6)},
     "probabilities, not their log": {"log_alignment": False},

@@ -140,6 +140,7 @@ def one_hot(labels, classes: int, z: Tensor, checked: bool = True) -> Tensor:
 @remembered
 class ImageInput(DataType):
     "Images `[b,c,h,w]` in [-1, 1] and how they come in: their shape is checked, an `encoder` network gives the anchors."
+    flow = property(lambda self: self.decoder)  # the velocity that is followed when drawing
     def __init__(self, encoder: nn.Module | None, decoder: nn.Module | None, shape: tuple[int, int, int], latent_dim: int, *,
                  zone_steps: int = 10, sample_steps: int = 20, condition: tuple[str, ...] = ("label",), solver: str = "adams"):
         super().__init__(latent_dim, zone_steps, solver)
@@ -208,14 +209,14 @@ class ImageType(ImageInput):
         if self.decoder is None: return super().decode(z)
         noise = normal((len(z), *self.shape), generator, z) if noise is None else check_noise(noise, (len(z), *self.shape), z)
         asked, given = asked_of(self, z, steps, options)
-        return sample(self.decoder, noise, **asked, **given)
+        return sample(self.flow, noise, **asked, **given)
 
     @reading
     def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
         "Back to the noise of each image `[b,c,h,w]` given its latent `[b,q]`, and forward again [App. C]; `options` as above."
         if self.decoder is None: return super().decode(z)
         asked, given = asked_of(self, z, steps, {"label": label} | options)
-        return sample(self.decoder, invert(self.decoder, x, **asked, **given), **asked, **given)
+        return sample(self.flow, invert(self.flow, x, **asked, **given), **asked, **given)
 
 # %% ../nbs/06_network.ipynb #8dbd7907
 class SharedSpace(nn.Module):

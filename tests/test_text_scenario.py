@@ -55,7 +55,8 @@ def run(tmp_path_factory): return run_text("digits", "tiny", tmp_path_factory.mk
     ({"without": "sound"}, "without: got 'sound', wanted one of image, label, text"), ({"contrastive": True, "without": "image"}, "without: got 'image' with contrastive=True"),
     ({"zones": False}, "zones: got False"), ({"crossed": 1.5}, "crossed: got 1.5"), ({"heard": -0.1}, "heard: got -0.1"), ({"mention": math.nan}, "mention: got nan"),
     ({"temperature": 0.0}, "temperature: got 0.0"), ({"text_sharpness": 0.0}, "text_sharpness: got 0.0"), ({"text_weight": math.inf}, "text_weight: got inf"),
-    ({"text_width": 30}, "text_width: got 30, wanted a multiple of the 4 heads"), ({"text_layers": 0}, "text_layers: got 0"), ({"ear_dim": 0}, "ear_dim: got 0")])
+    ({"text_width": 30}, "text_width: got 30, wanted a multiple of the 4 heads"), ({"text_layers": 0}, "text_layers: got 0"), ({"ear_dim": 0}, "ear_dim: got 0"),
+    ({"guidance": -1.0}, "guidance: got -1"), ({"back_weight": -1.0}, "back_weight: got -1")])
 def test_settings_out_of_range_are_refused(changes, words):
     with pytest.raises(ValueError, match=words): dataclasses.replace(TINY, **changes)
 
@@ -140,6 +141,25 @@ def test_repeated_captions_are_one_zone_that_weighs_as_much(monkeypatch):
     assert float(found["text_alignment"].detach()) == pytest.approx(0, abs=1e-6)
 
 
+def test_only_captions_of_one_image_are_aligned_to_it(monkeypatch):
+    "What is true of several images of the batch is left out; without such captions, or without weight, there is no such loss."
+    config, images, codes = dataclasses.replace(TINY, back_weight=2.0), *batch()
+    said, seen = [caption(facts, seeded(k), mention=1.0) for k, facts in enumerate(unpacked(codes))], []
+    said[1] = "a digit"  # true of all
+    alone = text.only_fit(said, codes)
+    assert 1 not in alone and all(sum(a == b for b in unpacked(codes)) == 1 for a in (unpacked(codes)[k] for k in alone)) and len(alone) > 5
+    monkeypatch.setattr(text, "worded", lambda config, codes, generator: said)
+    plain = text.alignment_loss
+    monkeypatch.setattr(text, "alignment_loss", lambda z, zones, own, **more: seen.append(own) or plain(z, zones, own, **more))
+    network = awake()
+    found = losses(config, network, images, codes)
+    assert torch.equal(seen[-1], alone)
+    assert "back_alignment" not in (without := losses(TINY, network, images, codes))
+    torch.testing.assert_close(found["loss"], without["loss"] + 2 * found["back_alignment"])
+    monkeypatch.setattr(text, "worded", lambda config, codes, generator: ["a digit"] * len(codes))
+    assert "back_alignment" not in losses(config, network, images, codes)
+
+
 def test_latents_are_exchanged_in_the_share_asked_for(monkeypatch):
     "With everything crossed, images are drawn by the sentences' latents and sentences are written by those of images; with nothing, by their own."
     seen = {}
@@ -151,6 +171,7 @@ def test_latents_are_exchanged_in_the_share_asked_for(monkeypatch):
 
 
 def test_a_run_can_be_planned_without_numbers():
+    assert plan_text("digits", "tiny", steps=2, back_weight=1.0)["evaluations of zones"] == 2 * dataclasses.replace(TINY, back_weight=1.0).evaluations > 2 * TINY.evaluations
     found = plan_text("digits", "tiny", steps=2)
     assert found["parameters of ear"] > 0 and found["evaluations of zones"] == 2 * TINY.evaluations
 
@@ -186,6 +207,39 @@ def test_a_caption_for_a_network_without_that_type():
     silent = text_network(configured("without-text"), SHAPE, 10)
     with pytest.raises(ValueError, match="data type: got 'text', wanted one of .*image.*label"): silent.translate("a seven", "text", "image")
     with pytest.raises(ValueError, match="data type: got 'text'"): silent.decode("image", silent.prior(1), known={"text": "a seven"})
+
+
+def test_guidance_leads_on_by_what_the_sentence_changes(network):
+    image, z, said = network["image"], network.prior(3, seeded(1)), ["a thick seven", "an 8", None]
+    x, t, labels = torch.randn(3, *SHAPE, generator=seeded(2)), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([7, 8, 1])
+    at = lambda text, **more: image.flow(x, t, **image.given(z, labels, text, **more))
+    silent, heard, loud = at(None), at(said, guidance=1.0), at(said, guidance=3)
+    torch.testing.assert_close(loud - silent, 3 * (heard - silent), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(at(said, guidance=0), silent)
+    torch.testing.assert_close(loud[2], silent[2])  # of nothing said, nothing is made more
+    assert not torch.allclose(loud[0], heard[0]) and torch.equal(heard, image.decoder(x, t, **image.given(z, labels, image.hear(said))))
+
+
+def test_guidance_is_as_built_unless_another_is_asked_for(network, tmp_path):
+    assert network["image"].guidance == TINY.guidance == 2.0
+    draw = lambda net, **more: net.translate(["a thick seven", "an 8"], "text", "image", generator=seeded(3), **more)
+    assert torch.equal(draw(network), draw(network, guidance=2)) and not torch.allclose(draw(network), draw(network, guidance=1))
+    labels = lambda net: net.generate("image", label=[3, 4], generator=seeded(4))
+    plain = awake(dataclasses.replace(TINY, guidance=1.0)).eval()
+    assert torch.equal(draw(plain), draw(network, guidance=1)) and torch.equal(labels(plain), labels(network))
+    save(awake(dataclasses.replace(TINY, guidance=3.0)), file := tmp_path / "loud.safetensors")
+    assert load(file)["image"].guidance == 3.0
+
+
+@pytest.mark.parametrize("guidance", [-0.1, math.nan, math.inf, "loud", True])
+def test_guidance_out_of_range_is_named(network, guidance):
+    with pytest.raises(ValueError, match="guidance: got"): network.translate("a seven", "text", "image", guidance=guidance)
+
+
+def test_guidance_does_not_change_what_is_learned():
+    images, codes = batch()
+    one, other = (losses(config, awake(config), images, codes) for config in (TINY, dataclasses.replace(TINY, guidance=5.0)))
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_reconstruction_takes_the_sentence_too(network):
@@ -353,6 +407,7 @@ def test_a_baseline_is_judged_by_what_it_can(tmp_path, name, figures):
 
 # -- ranks --------------------------------------------------------------------------------------------
 CASES = [(name, changes) for name in PARTS for changes in ({"batch": 12}, {"batch": 13, "piece": 5, "jitter": 0.5}, {"batch": 14, "accumulate": 2})]
+CASES += [("none", {"batch": 13, "back_weight": 1.5})]
 
 
 def gradient(name, changes):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIGURES', 'TEXT_BASELINES', 'TEXT', 'run_text',
            'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hearing_image', 'text_network',
-           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'says_digit', 'alignment_losses',
+           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'says_digit', 'only_fit', 'alignment_losses',
            'contrastive_loss', 'text_components', 'Trial', 'told_by', 'shares', 'judge_captions', 'judge_drawn',
            'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images', 'scores_of',
            'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial',
@@ -39,9 +39,6 @@ from .base import Run, Scenario, draws_like, flow_errors, image_type, in_chunks,
 from .joint import DRAWN, LabelledConfig
 
 # %% ../../nbs/23_text.ipynb #a6894f0e
-KINDS = ("image", "label", "text")
-
-
 @dataclass(frozen=True)
 class TextConfig(LabelledConfig):
     "Scenario 4: sentences beside images and labels, and which of the three take part."
@@ -54,22 +51,27 @@ class TextConfig(LabelledConfig):
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
+    back_weight: float = 0.0      # of the alignment the other way round: of sentences that fit one image only to that image
     word_weight: float = 0.1      # of the cross-entropy of a sentence, in nats
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
     crossed: float = 0.5          # share of the latents that decoders get from the other type: images from sentences, sentences from images
     heard: float = 0.5            # share of the images whose decoder is told the sentence, too
     ear_dim: int = 32             # numbers that it is told of it
     alpha_asked: float = 0.3      # noise scale of the latents from which is drawn what is asked for
+    guidance: float = 2.0         # how far a sentence leads on what is drawn: 1 as the decoder has learned
     kinds = property(lambda self: tuple(kind for kind in KINDS if kind != self.without and not (self.contrastive and kind == "label")))
     encoded = property(lambda self: tuple(kind for kind in self.kinds if kind != "label"))    # whose zones are those of a batch
     drawing, writing = (property(lambda self, kind=kind: kind in self.kinds and not self.contrastive) for kind in ("image", "text"))
-    evaluations = property(lambda self: 0 if self.contrastive else self.accumulate * self.zone_steps * (len(self.encoded) * (2 + ("label" in self.kinds)) + len(self.encoded) // 2))
+    evaluations = property(lambda self: 0 if self.contrastive else self.accumulate * self.zone_steps * (len(self.encoded) * (2 + ("label" in self.kinds)) + len(self.encoded) // 2 * (1 + (self.back_weight > 0))))
 
     def __post_init__(self):
         super().__post_init__()
         check_text(self)
 
 # %% ../../nbs/23_text.ipynb #a180bcfe
+KINDS = ("image", "label", "text")
+
+
 def check_text(config: TextConfig) -> None:
     "`ValueError` that names a setting of sentences which is out of its range, or does not go with another."
     if config.without not in ("", *KINDS): raise ValueError(f"without: got {config.without!r}, wanted one of {', '.join(KINDS)}, or nothing")
@@ -77,7 +79,7 @@ def check_text(config: TextConfig) -> None:
     if not config.zones: raise ValueError("zones: got False, wanted True: sentences have no other way in")
     for name in ("mention", "alpha_from", "crossed", "heard", "alpha_asked"):
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
-    for name, least in {"temperature": 1e-6, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
+    for name, least in {"temperature": 1e-6, "guidance": 0, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "back_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
         if not least <= getattr(config, name) < math.inf: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a finite number, at least {least:g}")
     if config.text_width < 4 or config.text_width % 4: raise ValueError(f"text_width: got {config.text_width}, wanted a multiple of the 4 heads")
 
@@ -85,7 +87,7 @@ def check_text(config: TextConfig) -> None:
 TEXT_PRESETS = {
     "tiny": TextConfig(steps=20, batch=64, warmup=5, width=8, encoder_width=8, latent_dim=8, zone_steps=4, sample_steps=4, schedule="cosine",
                        ema=0.9, log_every=5, save_every=10, text_width=16, text_layers=1, ear_dim=8),
-    "cpu": TextConfig(steps=2000, batch=128, warmup=100, schedule="cosine", ema=0.998, encoder_width=24, channels_last=True),
+    "cpu": TextConfig(steps=2000, batch=128, warmup=100, schedule="cosine", ema=0.998, encoder_width=24, rate_decoder=8e-3, channels_last=True),
     "gpu": TextConfig(steps=20_000, batch=1024, warmup=500, schedule="cosine", ema=0.9995, latent_dim=64, width=64, encoder_width=64, mults=(1, 2, 2), blocks=2,
                       attention=(7, 8), rate_decoder=2e-3, rate_encoder=2e-4, rate_label=1e-3, rate_text=1e-3, zone_steps=20, text_width=128, text_layers=4, save_every=1000),
 }
@@ -95,7 +97,7 @@ def hearing_image(config: TextConfig, shape: tuple[int, int, int], classes: int,
     "Images as [in the other scenarios], whose decoder is told class and sentence if they take part."
     ear = TextInput(TextEncoder(len(tokenizer), tokenizer.length, config.ear_dim, width=config.text_width, layers=1), None, tokenizer, config.ear_dim)
     plain = image_type(config, shape, classes + config.ear_dim, True)
-    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps)
+    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps, guidance=config.guidance)
 
 
 def text_network(config: TextConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
@@ -145,8 +147,8 @@ def text_losses(config: TextConfig, network: LatentZoningNetwork, images: Tensor
         places["image"] = placed(config, zones, own, draw)
     if "text" in config.kinds: places["text"] = placed(config, *network["text"].zones(said, checked=False), whole)
     loud = (torch.rand(n, generator=generator, device=generator.device) < config.heard).tolist()[share(n)]
-    found = decoder_losses(config, network, images, digits_in(codes), said[share(n)], loud, places, draw) | alignment_losses(config, network, digits_in(every), said, places)
-    weights = {"words": config.word_weight, "alignment": config.alignment_weight, "text_alignment": config.text_weight}
+    found = decoder_losses(config, network, images, digits_in(codes), said[share(n)], loud, places, draw) | alignment_losses(config, network, every, said, places)
+    weights = {"words": config.word_weight, "alignment": config.alignment_weight, "text_alignment": config.text_weight, "back_alignment": config.back_weight}
     return {"loss": extra + sum(weights.get(name, 1.0) * value for name, value in found.items())} | found
 
 # %% ../../nbs/23_text.ipynb #fe24d941
@@ -169,15 +171,24 @@ def says_digit(said: Sequence[str]) -> list[int]:
     return [k for k, one in enumerate(said) if facts_in(one).facts.digit is not None]
 
 
-def alignment_losses(config: TextConfig, network: LatentZoningNetwork, labels: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
-    "Images and sentences to the zones of their labels (`labels` and `said` of the whole batch), and images to those of their sentences [§2.2.2]."
-    found, align = {}, partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
+def only_fit(said: Sequence[str], codes: Tensor) -> Tensor:
+    "The numbers of those captions that are true of their own image alone, of all whose facts are `codes` `[n]`."
+    if codes.is_meta: return torch.arange(len(codes), device=codes.device)  # where only sizes are asked for: at most all of them
+    return (fits(packed(told_by(said)), codes).sum(1) == 1).nonzero()[:, 0].to(codes.device)
+
+
+def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
+    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of their sentences, and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
+    found, labels, align = {}, digits_in(codes), partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
     if "label" in config.kinds:
         zones, _ = network["label"].zones(weights=F.one_hot(labels, network["label"].classes).sum(0), checked=False)
         told = {"image": labels[share(len(labels))]} | ({"text": labels[heard := torch.tensor(says_digit(said), dtype=torch.long, device=labels.device)]} if "text" in places else {})
         parts = [align(place.centres if kind == "image" else place.centres[heard], zones, told[kind], sharpness=config.sharpness or None) for kind, place in places.items() if len(told[kind])]
         found["alignment"] = sum(parts)
-    if len(places) == 2: found["text_alignment"] = align(places["image"].centres, places["text"].zones, places["text"].own[share(len(labels))], sharpness=config.text_sharpness)
+    if len(places) < 2: return found
+    image, text = places["image"], places["text"]
+    found["text_alignment"] = align(image.centres, text.zones, text.own[share(len(labels))], sharpness=config.text_sharpness)
+    if config.back_weight and len(alone := only_fit(said, codes)): found["back_alignment"] = align(text.centres[alone], image.zones, alone, sharpness=config.text_sharpness)
     return found
 
 # %% ../../nbs/23_text.ipynb #53921221
@@ -242,7 +253,10 @@ def judge_drawn(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]
     return shares(agreement(told_by(trial.said), trial.measured(drawn)), "drawn", drawing_protocol(trial))
 
 
-def drawing_protocol(trial: Trial) -> dict: return trial.protocol(α=f"{trial.config.alpha_asked:g}", sampler=f"Euler, {trial.config.sample_steps} evaluations", judge=trial.judge.description)
+def drawing_protocol(trial: Trial, said: bool = True) -> dict:
+    "How images were drawn, and, if sentences were `said`, how far these led."
+    sampler, led = f"Euler, {trial.config.sample_steps} evaluations", f", of two velocities each: guidance {trial.config.guidance:g}"
+    return trial.protocol(α=f"{trial.config.alpha_asked:g}", sampler=sampler + led * (said and trial.config.guidance != 1), judge=trial.judge.description)
 
 
 def mean_of(values) -> float: return float(torch.tensor(list(values), dtype=torch.float64).mean())
@@ -269,7 +283,7 @@ def judge_labels(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result
     if "image" in kinds:
         drawn = network.generate("image", label=trial.labels, generator=trial.generator, chunk=250)
         found |= {"accuracy": Result("accuracy", accuracy(network.classify(trial.images), trial.labels), trial.protocol(α="0")),
-                  "agreement": Result("agreement", accuracy(trial.judge.labels(drawn), trial.labels), drawing_protocol(trial) | {"α": "1"})}
+                  "agreement": Result("agreement", accuracy(trial.judge.labels(drawn), trial.labels), drawing_protocol(trial, said=False) | {"α": "1"})}
     if "text" in kinds:
         some = [trial.said[k] for k in says_digit(trial.said)]
         wanted = torch.tensor([one.digit for one in told_by(some)])
