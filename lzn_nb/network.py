@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .flow import free_memory, make_solver
 from .nets import remembered
 from .rectified_flow import invert, sample
-from .zones import LatentZones, NotFinite
+from .zones import LatentZones, NotFinite, came
 
 # %% ../nbs/06_network.ipynb #1153a8b1
 def reading(method: Callable) -> Callable:
@@ -121,8 +121,7 @@ def integer_labels(labels, classes: int) -> Tensor:
     except (TypeError, ValueError, RuntimeError): given = None
     if given is not None and given.numel() == 0: given = given.long()
     if given is None or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.ndim > 1:
-        came = repr(labels) if given is None else f"{given.dtype} of shape {list(given.shape)}"
-        raise ValueError(f"label: got {came}, wanted integers [n]")
+        raise ValueError(f"label: got {repr(labels) if given is None else came(given)}, wanted integers [n]")
     given = given.reshape(-1).long()
     unknown = given[(given < 0) | (given >= classes)]
     if len(unknown): raise ValueError(f"label: got {int(unknown[0])}, wanted a class from 0 to {classes - 1}")
@@ -156,7 +155,7 @@ class ImageInput(DataType):
         except (TypeError, ValueError, RuntimeError): raise ValueError(f"image: got {type(x).__name__}, wanted a tensor [b,{','.join(map(str, self.shape))}] in [-1, 1]") from None
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
             wanted = ",".join(map(str, self.shape))
-            raise ValueError(f"image: got {x.dtype} of shape {list(x.shape)}, wanted floating [b,{wanted}] in [-1, 1]")
+            raise ValueError(f"image: got {came(x)}, wanted floating [b,{wanted}] in [-1, 1]")
         if not self.training and not x.isfinite().all():  # looking makes a GPU wait; training notices by its gradient
             raise NotFinite(f"image: number {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])} holds NaN or infinity, wanted numbers in [-1, 1]")
         return x.to(next(self.parameters(), x))
@@ -176,7 +175,7 @@ def normal(shape: tuple[int, ...], generator: torch.Generator | None, like: Tens
 def check_noise(noise, shape: tuple[int, ...], like: Tensor) -> Tensor:
     "Given `noise` of this `shape`, as `like` is kept; `ValueError` for anything else, or numbers that are not finite."
     if not isinstance(noise, Tensor) or noise.shape != shape or not noise.is_floating_point():
-        raise ValueError(f"noise: got {f'{noise.dtype} of shape {list(noise.shape)}' if isinstance(noise, Tensor) else type(noise).__name__}, wanted a floating tensor {list(shape)}")
+        raise ValueError(f"noise: got {came(noise)}, wanted a floating tensor {list(shape)}")
     if not noise.isfinite().all(): raise NotFinite("noise: holds NaN or infinity, wanted finite numbers")
     return noise.to(like)
 
@@ -276,7 +275,9 @@ class WayIn(Anchored):
         Where `among` is a `LatentZones`, see `zones_of`, each joins it alone and its batch mates play no part; `progress` shows a bar.
         """
         x = self.check(name, x)
-        if isinstance(among, LatentZones): return among.encode(points=self[name].anchors(x), alpha=alpha, generator=generator, progress=progress)
+        if isinstance(among, LatentZones):
+            if (q := among.anchors.shape[1]) != self.latent_dim: raise ValueError(f"among: got zones of {q} dimensions, wanted {self.latent_dim}")
+            return among.encode(points=self[name].anchors(x), alpha=alpha, generator=generator, progress=progress)
         zones, index = self[name].zones(x if among is None else join(x, self.check(name, among)))
         if zones.anchors.shape[1] != self.latent_dim:
             raise ValueError(f"{name}: its anchors have {zones.anchors.shape[1]} dimensions, wanted {self.latent_dim}")
@@ -296,7 +297,7 @@ class WayOut(WayIn):
     def decode(self, name: str, z: Tensor, *, known: dict | None = None, generator: torch.Generator | None = None, **options):
         "Samples of a type for latents `z` `[n,q]`; what its decoder is told besides is taken from `known` (samples by data type) or read off `z`. `ValueError` for `options` that it does not take."
         if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[1] != self.latent_dim or not z.is_floating_point():
-            raise ValueError(f"z: got {f'{z.dtype} of shape {list(z.shape)}' if isinstance(z, Tensor) else type(z).__name__}, wanted a floating tensor [n,{self.latent_dim}]")
+            raise ValueError(f"z: got {came(z)}, wanted a floating tensor [n,{self.latent_dim}]")
         if not z.isfinite().all(): raise NotFinite("z: holds NaN or infinity, wanted finite numbers")
         check_options(self[name], options)
         return self[name].decode(z, generator, **self.told(name, z, known), **options)

@@ -21,7 +21,7 @@ from torch import Tensor
 from .alignment import first_counted
 from .flow import check_between, check_count, lam_from_time, posterior_logits
 from .plots import COLOURS, as_screen_text, as_text, check_labels, new_figure, principal_axes
-from .zones import LARGEST, LatentZones, check_index, check_points, latent_path
+from .zones import LARGEST, LatentZones, came, check_index, check_points, latent_path
 
 # %% ../nbs/09a_zone_plots.ipynb #d50acd22
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def owners(zones: LatentZones, z: Tensor, time: float) -> tuple[Tensor, Tensor]:
 
 def margin(chances: Tensor, owner: Tensor) -> Tensor:
     "Probability of each `owner` `[m]` among `chances` `[m,n]` less that of the strongest other, `[m]`: small near a border, negative where another is ahead at that time. `ValueError` for other shapes, or owners that are none of n."
-    if not isinstance(chances, Tensor) or chances.ndim != 2 or not chances.is_floating_point(): raise ValueError(f"chances: got {f'{chances.dtype} of shape {list(chances.shape)}' if isinstance(chances, Tensor) else type(chances).__name__}, wanted real numbers [m,n]")
+    if not isinstance(chances, Tensor) or chances.ndim != 2 or not chances.is_floating_point(): raise ValueError(f"chances: got {came(chances)}, wanted real numbers [m,n]")
     owner = check_labels("owner", owner, len(chances), range(chances.shape[1])).to(chances.device)
     return chances.gather(1, owner[:, None])[:, 0] - chances.scatter(1, owner[:, None], 0.0).amax(1)
 

@@ -158,6 +158,7 @@ def test_among_ready_zones_batch_mates_play_no_part(network, x):
 def test_zones_of_refuses(network, x):
     with pytest.raises(ValueError, match="batch: got 0"): network.zones_of("image", x, batch=0)
     with pytest.raises(ValueError, match="image: got"): network.zones_of("image", x[:, :, 0])
+    with pytest.raises(ValueError, match=f"among: got zones of 3 dimensions, wanted {Q}"): network.latents("image", x, among=LatentZones(torch.randn(4, 3, generator=generator())))
 
 
 def test_one_sample_alone_warns_and_company_silences(network, x):
