@@ -123,13 +123,23 @@ def test_widget_bundle_and_size(project):
 
 
 def test_views_of_widgets_are_found_and_dropped(project):
-    nb = notebook(md("# Widget"), code("widget", **{drop_views.VIEW.replace("/", "_"): {"model_id": "a1"}, "image_png": DOT, "text_plain": "<W>"}))
+    nb = notebook(md("# Widget"), code("#| fig-alt: a widget\nwidget", **{drop_views.VIEW.replace("/", "_"): {"model_id": "a1"}, "image_png": DOT, "text_plain": "<W>"}))
     assert "2: the output asks for a widget that is gone" in faults(project, nb)
     path = save(project / "nbs/01_new.ipynb", nb)
     drop_views.main(project / "nbs")
     kept = json.loads(path.read_text())["cells"][1]["outputs"][0]["data"]
     assert sorted(kept) == ["image/png", "text/plain"] and not check.notebook_findings(path, project)
     assert "drop_views.py" in (ROOT / "Makefile").read_text()
+
+
+@pytest.mark.parametrize("kind", ["image_png", "image_svg+xml", "image_jpeg"])
+def test_picture_without_words_is_found(project, kind):
+    shown = lambda text: faults(project, notebook(md("Dot:"), code(text, **{kind: DOT})))
+    for text in ("#| fig-alt: one dot\ndraw()", "#| echo: false\n#| fig-alt: one dot\ndraw()"):
+        assert not shown(text), text
+    for text in ("draw()", "#| echo: false\ndraw()", "# fig-alt: one dot\ndraw()", "draw()\n#| fig-alt: one dot", "#| fig-alt:\ndraw()"):
+        assert "2: a picture without words" in shown(text), text
+    assert not faults(project, notebook(code("print()", text_plain="image/png")))
 
 
 def test_in_ci_there_is_a_browser():
@@ -163,7 +173,7 @@ def test_error_output_and_machine_paths(project):
     assert "keeps an error" in found and "/home/someone/x.py" in found
     for text in [f"{project}/runs", "'/root/.cache'", "C:\\Users\\me", "/tmp/ipykernel_1/2.py:3: Warning"]:
         assert "path of this machine" in faults(project, notebook(code("show()", text_plain=text))), text
-    assert not faults(project, notebook(code("show()", text_plain="https://host.org/home/x and runs/home/x", image_png="ab/home/x")))
+    assert not faults(project, notebook(code("#| fig-alt: x\nshow()", text_plain="https://host.org/home/x and runs/home/x", image_png="ab/home/x")))
 
 
 def test_shape_of_a_notebook(project):

@@ -205,6 +205,14 @@ def view_findings(nb):
             yield i, "the output asks for a widget that is gone, which hides the picture beside it; run `make export`"
 
 
+def picture_findings(nb):
+    "Pictures that nothing is said about to a reader who cannot see them."
+    for i, cell in enumerate(nb["cells"], 1):
+        kinds = (kind for out in cell.get("outputs", []) for kind in out.get("data", {}))
+        if any(kind.startswith("image/") for kind in kinds) and not directives(source(cell)).get("fig-alt"):
+            yield i, "a picture without words for those who cannot see it; write '#| fig-alt: what is to be seen' at the top of the cell"
+
+
 def clean_findings(text, cfg):
     "What nbdev_clean would change."
     before, after = json.loads(text), json.loads(text)
@@ -229,7 +237,7 @@ def notebook_findings(path, root=ROOT):
     try:
         nb = json.loads(text)
         found = [*directive_findings(nb, cfg["tst_flags"].split()), *shape_findings(nb), *path_findings(nb, root), *view_findings(nb),
-                 *clean_findings(text, cfg)]
+                 *picture_findings(nb), *clean_findings(text, cfg)]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         found = [(None, f"cannot be read as a notebook ({error!r}); open and save it in JupyterLab")]
     else:
