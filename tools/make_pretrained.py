@@ -22,7 +22,7 @@ from lzn_nb.scenarios.text import TEXT_PRESETS, run_text
 HERE = Path(__file__).resolve().parent.parent / "lzn_nb" / "pretrained"
 SHIPPED = {  # by name: what trains it, settings beside the preset cpu, figures that it tells
     "digits-joint": (run_joint, {}, ("accuracy", "agreement", "asked_proxy_fid", "free_proxy_fid", "reconstruction", "judge_accuracy")),
-    "digits-text": (run_text, {"steps": 800, "jitter": 0.3}, ("accuracy", "agreement", "told_digit", "told_thickness", "told_slant", "drawn_digit", "drawn_thickness", "drawn_slant", "free_proxy_fid", "judge_accuracy"))}
+    "digits-text": (run_text, {"steps": 800, "jitter": 0.3, "rate_decoder": 4e-3}, ("accuracy", "agreement", "told_digit", "told_thickness", "told_slant", "drawn_digit", "drawn_thickness", "drawn_slant", "free_proxy_fid", "judge_accuracy"))}
 
 
 def make(out: Path, name: str = "digits-joint", preset: str = "cpu", seed: int = 0, progress: bool = True) -> Path:
