@@ -397,11 +397,11 @@ def test_wrong_questions_are_refused(network, x, message, ask):
 
 @pytest.mark.parametrize("steps", [2, "rk45"])
 def test_images_are_drawn_by_any_solver_in_pieces_and_counted(steps):
-    network, counts = build(), []
+    network, counts, loose = build(), [], {"tol": 1e-3} if steps == "rk45" else {}
     with torch.no_grad():
         for p in network["image"].decoder.parameters(): p *= 0.5  # a gentle flow, for fewer steps
-    draw = lambda **options: network.generate("image", label=[0, 1, 2, 0, 1], generator=torch.Generator().manual_seed(0), steps=steps, **options)
+    draw = lambda **options: network.generate("image", label=[0, 1, 2, 0, 1], generator=torch.Generator().manual_seed(0), steps=steps, **loose, **options)
     pieces = draw(chunk=2, tell=lambda evaluations, images: counts.append((evaluations, images)))
     assert torch.allclose(draw(), pieces, atol=1e-5 if steps == 2 else 2e-2) and [images for _, images in counts] == [2, 2, 1]
     assert all(evaluations == 2 if steps == 2 else evaluations > 10 for evaluations, _ in counts)
-    assert network["image"].reconstruct(pieces, torch.randn(5, Q), torch.tensor([0, 1, 2, 0, 1]), steps=steps, chunk=3).shape == pieces.shape
+    assert network["image"].reconstruct(pieces, torch.randn(5, Q), torch.tensor([0, 1, 2, 0, 1]), steps=steps, chunk=3, **loose).shape == pieces.shape
