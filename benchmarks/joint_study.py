@@ -19,7 +19,7 @@ SETTINGS = {
     "followed until it is certain": {"sharpness": 0.0},
     "whole zones, until it is certain": {"alignment_alpha": 1.0, "sharpness": 0.0},
     "the same, probabilities": (published := {"alignment_alpha": 1.0, "sharpness": 0.0, "log_alignment": False}),
-    **{f"these three, batch {batch}": {**published, "batch": batch} for batch in (32, 512)},
+    **{f"these three, batch {batch}, as many updates": {**published, "batch": batch} for batch in (32, 512)},
     **{f"sharpness {sharpness:g}": {"sharpness": sharpness} for sharpness in (1.0, 5.0)},
     **{f"cut-off {cutoff:.0%}": {"cutoff": cutoff} for cutoff in (0.05, 0.6)},
     "probabilities, not their log": {"log_alignment": False},
@@ -62,7 +62,7 @@ def one_of(preset: str, images, seed: int, drawn: int, **changes) -> dict[str, f
 
 def measure(settings: tuple = tuple(SETTINGS), seeds: tuple = (0, 1, 2), preset: str = "cpu", data: str = "mnist", image_size: int | None = 14, steps: int = 300, drawn: int = 500,
             tell: Callable = lambda text: None, **changes) -> dict:
-    "The table `joint-study`: by what is changed. Batches of other sizes see as many images; `steps` is the number of updates of the others."
+    "The table `joint-study`: by what is changed. `steps` is the number of updates, unless batches of another size see \"as many images\"."
     images, rows = load_data(data, image_size=image_size), {}
     base = get_preset(JOINT_PRESETS, preset, steps=steps, **changes)
     for name in settings:

@@ -127,8 +127,16 @@ def test_zones_that_do_not_meet_are_said_to():
         with pytest.raises(ValueError, match=f"{name}: got 0"): accepted(draw, lambda z: z[:, 0] == 0, **({"n": 4} | {name: 0}))
 
 
+def widening():
+    "Draws that become one wider each time."
+    widths = iter(range(2, 9))
+    return lambda n: torch.zeros(n, next(widths))
+
+
 @pytest.mark.parametrize("call, words", [
     (lambda zones, z: accepted(None, len, 3), "draw: got NoneType, wanted a function"), (lambda zones, z: accepted(len, "x", 3), "fits: got str, wanted a function"),
+    (lambda zones, z: accepted(lambda n: z[:n], lambda z: z[:, 0] > -9, 10**12), "n: got 1,000,000,000,000, for which"),
+    (lambda zones, z: accepted(widening(), lambda z: z.new_zeros(len(z), dtype=torch.bool), 3), r"draw: got torch.float32 of shape \[3, 3\], wanted latents \[3,q\]"),
     (lambda zones, z: accepted(lambda n: [0.0] * n, len, 3), r"draw: got list, wanted latents \[3,q\]"), (lambda zones, z: accepted(lambda n: z[:n], lambda z: None, 3), "fits: got NoneType, wanted true or false"),
     (lambda zones, z: moved(None, z, torch.zeros(4).long()), "zones: got NoneType"), (lambda zones, z: moved(zones, None, torch.zeros(4).long()), "z: got"), (lambda zones, z: moved(zones, z, torch.zeros(4, dtype=torch.complex64)), r"to: got torch.complex64 of shape \[4\]"),
     (lambda zones, z: moved(zones, z, torch.tensor(1)), r"to: got torch.int64 of shape \[\]"), (lambda zones, z: load_pretrained().translate(z, ["image"], "label"), r"data type: got \['image'\], wanted one of"),

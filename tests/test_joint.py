@@ -271,10 +271,10 @@ def test_what_is_read_is_told_at_both_noise_scales_and_probed_by_training_images
 
 def test_zones_are_those_of_as_many_images_as_the_protocol_says():
     (images, labels), generator = some(2500), torch.Generator().manual_seed(0)
-    assert torch.equal(named_classes(network := Clear(), TINY, images, generator), labels % 8) and network.shared == [2000, 500]
+    assert torch.equal(named_classes(network := Clear(), TINY, images, generator), labels % 8) and network.shared == [1250, 1250]
     for n in (80, 2500):
         found = judge_reading(Clear(), TINY, some(80, 1), (images[:n], labels[:n] % 8), generator)
-        assert found["accuracy"].protocol["zones"].startswith(f"among {min(n, 2000):,} of them") and found["accuracy"].protocol["images"] == f"{n:,}"
+        assert found["accuracy"].protocol["zones"].startswith(f"among {min(n, 1250):,} of them") and found["accuracy"].protocol["images"] == f"{n:,}"
 
 
 def test_a_reconstruction_is_compared_with_its_image():

@@ -37,6 +37,12 @@ def alike(a, b, images):
     for name in a.types: assert (a[name].zone_steps, a[name].solver) == (b[name].zone_steps, b[name].solver)
 
 
+def deep(levels):
+    found = {}
+    for _ in range(levels): found = {"a": found}
+    return found
+
+
 def holding_itself():
     notes = []
     notes.append({"b": notes})
@@ -208,6 +214,7 @@ SPOIL = {
     "types.label.matrix is missing": lambda s: s["weights"].pop("types.label.matrix"),
     "types.more is unknown": lambda s: s["weights"].update({"types.more": torch.ones(2)}),
     r"types.label.matrix has shape \[10, 5\], wanted \[10, 6\]": lambda s: s["weights"].update({"types.label.matrix": torch.ones(10, 5)}),
+    "types.label.matrix holds torch.int64, wanted torch.float32": lambda s: s["weights"].update({"types.label.matrix": torch.ones(10, 6, dtype=torch.long)}),
     "types.label.matrix holds numbers that are not finite": lambda s: s["weights"]["types.label.matrix"].__setitem__((0, 0), float("nan")),
     "types.image.encoder.*holds numbers that are not finite": lambda s: next(x for name, x in s["weights"].items() if "encoder" in name).fill_(float("inf")),
     "zone_steps: got 'x', wanted an integer": lambda s: at(s, *IMAGE, "given").update(zone_steps="x"),
@@ -283,7 +290,7 @@ def test_numbers_that_half_precision_does_not_have_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("call, what", [(lambda p: save(joint(), p, dtype="float16"), "dtype: got float16"), (lambda p: save(nn.Linear(2, 2), p), "network: got Linear, wanted a LatentZoningNetwork"), (lambda p: save(joint(), p, dtype=torch.int8), "dtype: got torch.int8, wanted torch.float16"), (lambda p: save(joint(), p, dtype=torch.float8_e4m3fn), "dtype: got torch.float8_e4m3fn, wanted torch.float16"),
-                                        (lambda p: save(joint(), p, notes={"x": {1}}), "notes/x: got set, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": [torch.ones(2)]}), "notes/a/0: got Tensor, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": holding_itself()}), "notes/a/0/b: got notes that hold themselves"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"),
+                                        (lambda p: save(joint(), p, notes={"x": {1}}), "notes/x: got set, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": [torch.ones(2)]}), "notes/a/0: got Tensor, wanted what JSON can hold"), (lambda p: save(joint(), p, notes={"a": holding_itself()}), "notes/a/0/b: got notes that hold themselves"), (lambda p: save(joint(), p, notes=deep(3000)), "notes: got more than 100 levels"), (lambda p: save(joint(), p, notes="trained long"), "notes: got str, wanted a dict"),
                                         (lambda p: save(joint(), p, notes={"x": [1.0, {"loss": float("nan")}]}), "notes/x/1/loss: got nan, wanted a finite number"), (lambda p: save(joint(), p, notes={"x": float("inf"), "y": {1}}), "notes/x: got inf, wanted a finite number"),
                                         (lambda p: save(LatentZoningNetwork({"x": ImageInput(nn.Flatten(), None, (1, 2, 2), 4)}), p), "network.types.x.encoder: Flatten does not remember")])
 def test_wrong_arguments_are_named_and_leave_no_file(call, what, tmp_path):

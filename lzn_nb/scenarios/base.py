@@ -222,9 +222,10 @@ def folder_named(out: str | Path) -> Path:
 
 
 def judged_split(data: ImageData, split: str, config: TrainConfig, kind: type[TrainConfig], seed: int, **counts: int) -> Split:
-    "The `split` of `data` for which figures are asked; `ValueError` for another name, data, a `config` of another `kind`, a seed that is none, and `counts` (by name) that are not whole numbers ≥ 1."
+    "The `split` of `data` for which figures are asked; `ValueError` for another name, data, a `config` of another `kind`, a seed that is none, and `counts` (by name) that are not whole numbers ≥ 4."
     check_config(config, kind), check_seed(seed)
-    for name, value in counts.items(): count(name, value)
+    for name, value in counts.items():
+        if count(name, value) < 4: raise ValueError(f"{name}: got {value}, wanted at least 4: precision and recall look at the three nearest others")
     if not isinstance(data, ImageData): raise ValueError(f"data: got {type(data).__name__}, wanted an ImageData, as `load_data` gives it")
     if split not in ("train", "valid", "test"): raise ValueError(f"split: got {split!r}, wanted 'train', 'valid' or 'test'")
     return getattr(data, split)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['JOINT_PRESETS', 'DRAWN', 'JOINT_FIGURES', 'BASELINES', 'JOINT', 'run_joint', 'plan_joint', 'load_joint',
            'joint_trainer', 'LabelledConfig', 'JointConfig', 'joint_network', 'joint_losses', 'usual_loss',
-           'joint_components', 'judge_asked', 'judge_free', 'named_classes', 'judge_reading', 'evaluate_joint',
-           'judge_way_back', 'validate_joint', 'joint_samples', 'joint_pictures']
+           'joint_components', 'judge_asked', 'judge_free', 'crowd_of', 'named_classes', 'judge_reading',
+           'evaluate_joint', 'judge_way_back', 'validate_joint', 'joint_samples', 'joint_pictures']
 
 # %% ../../nbs/22_joint.ipynb #2ec0c994
 from dataclasses import dataclass
@@ -134,24 +134,29 @@ def judge_free(network: LatentZoningNetwork, judge: Judge, real: Tensor, config:
     return found | {"entropy": Result("class entropy", class_entropy(judge.labels(drawn), classes), found["free_proxy_fid"].protocol)}
 
 # %% ../../nbs/22_joint.ipynb #f4210eb5
+def crowd_of(n: int, most: int = 2000) -> int:
+    "How many of `n` images share the space at a time, if `most` may: parts of about the same size, none of a few that would own the space."
+    return -(-n // -(-n // most))
+
+
 @torch.no_grad()
 def named_classes(network: LatentZoningNetwork, config: JointConfig, images: Tensor, generator: torch.Generator | None = None, alpha: float = 0.0) -> Tensor:
-    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, up to 2000 of them in one space, or without zones by inner products."
+    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, about as many of them in one space at a time, at most 2000, or without zones by inner products."
     if config.cross_entropy: return in_chunks(lambda part: network.embed("image", part) @ network["label"].matrix.T, images).argmax(1)
-    return in_chunks(lambda part: network.classify(part, alpha=alpha, generator=generator), images, 2000)
+    return in_chunks(lambda part: network.classify(part, alpha=alpha, generator=generator), images, crowd_of(len(images)))
 
 
 @torch.no_grad()
 def judge_reading(network: LatentZoningNetwork, config: JointConfig, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], generator: torch.Generator) -> dict[str, Result]:
     "Accuracy of the label decoder at α = 0 and 1, linear probe on anchors, Gaussianity of the latents: of these, what the network can do. By key."
     (images, labels), found = test, {}
-    said = {"images": f"{len(images):,}", "zones": "none" if config.cross_entropy else f"among {min(2000, len(images)):,} of them, classes weigh the same"}
+    said = {"images": f"{len(images):,}", "zones": "none" if config.cross_entropy else f"among {crowd_of(len(images)):,} of them, classes weigh the same"}
     for alpha in () if not config.names else (0.0,) if config.cross_entropy else (0.0, 1.0):
         found["accuracy_noisy" if alpha else "accuracy"] = Result("accuracy", accuracy(named_classes(network, config, images, generator, alpha), labels), said | {"α": f"{alpha:g}"})
     embed = lambda x: in_chunks(lambda part: network.embed("image", part), x)
     found["probe"] = Result("linear probe", linear_probe(embed(train[0]), train[1], embed(images), labels), {"fitted to": f"anchors of {len(train[0]):,} training images", "images": f"{len(images):,}"})
     if config.cross_entropy: return found
-    gauss = gaussianity(in_chunks(lambda part: network.latents("image", part, generator=generator), images, 2000))
+    gauss = gaussianity(in_chunks(lambda part: network.latents("image", part, generator=generator), images, crowd_of(len(images))))
     values = {"mean": gauss.mean, "variance": gauss.variance, "correlation": gauss.correlation, "rejected": gauss.rejected, "passed": float(gauss.passed)}
     return found | {f"gauss_{key}": Result(f"latents: {key}", value, said) for key, value in values.items()}
 
