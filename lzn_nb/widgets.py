@@ -188,8 +188,10 @@ class InParts(OnOneLoop):
             while self.waiting is None and self.parts is parts is not None:  # another thread may stop it meanwhile
                 next(parts)
                 if loop and self.parts is parts: self.waiting = loop.call_later(0.001, self.go_on)
-        except StopIteration: self.stop()
-        except FAULTS as error: self.stop(); self.fail(error)
+        except StopIteration:
+            if self.parts is parts: self.stop()  # the last part may have asked for others
+        except FAULTS as error:
+            if self.parts is parts: self.stop(); self.fail(error)
 
     def now(self) -> None:
         "All parts without waiting; errors are raised."

@@ -103,6 +103,23 @@ def test_long_work_without_a_loop_and_what_goes_wrong_in_it():
     assert done == [1] and str(wrong[0]) == "no" and not work.busy
 
 
+def test_the_last_part_may_ask_for_other_work():
+    "Nothing of what it has asked for is dropped when it ends itself."
+    done = []
+
+    async def ask():
+        def parts():
+            for k in range(2): done.append(k); yield
+            if len(done) < 4: work()
+
+        work = InParts(parts, done.append)
+        work()
+        await asyncio.sleep(0.3)
+        assert done == [0, 1, 0, 1] and not work.busy
+
+    asyncio.run(ask())
+
+
 # -- state --------------------------------------------------------------------------------------
 def test_what_is_explored_is_what_zones_say():
     state, ways, wrong = explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=True)
