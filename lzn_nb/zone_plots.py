@@ -153,10 +153,10 @@ def map_picture(state: ZoneMap) -> Tensor:
     return picture.flip(0)
 
 # %% ../nbs/09a_zone_plots.ipynb #1ebc04a2
-def draw_zones(state: ZoneMap, title: str = "", ways: "FlowPaths | None" = None):
-    "A `ZoneMap` as a matplotlib figure: zones, anchors as large points, latents as small ones, and `ways` to the anchors."
-    figure = new_figure(4.4, 4.2)
-    axis, reach, colours = figure.subplots(), state.half, zone_colours(len(state.anchors))
+def draw_zones(state: ZoneMap, title: str = "", ways: "FlowPaths | None" = None, axis=None):
+    "A `ZoneMap` as a matplotlib figure, or on the `axis` of one: zones, anchors as large points, latents as small ones, and `ways` to the anchors."
+    figure = new_figure(4.4, 4.2) if axis is None else axis.figure
+    axis, reach, colours = figure.subplots() if axis is None else axis, state.half, zone_colours(len(state.anchors))
     axis.imshow(map_picture(state).numpy(), extent=[-reach, reach, -reach, reach], interpolation="nearest")
     if ways is not None: axis.plot(*one_line(ways).T.numpy(), color="0.25", lw=0.6, alpha=0.6)
     axis.scatter(*state.latents.T, s=7, color=colours[state.belong].numpy(), edgecolors="k", linewidths=0.2)
