@@ -358,7 +358,7 @@ def plotly_embedding(state: Embedding, title: str = "", by: str = "class", thumb
     if pictures := thumbnails_of(state, thumbnails, by): figure.layout.images = layout_images(state, pictures)
     return figure
 
-
+# %% ../nbs/09b_embedding_plots.ipynb #f6706a69
 def map_layout(state: Embedding, title: str = "", thumbnails: float = 0.0) -> dict:
     "Square axes of equal scale around the points, and a lasso to select some."
     xlim, ylim = box(state.points, 0.05 + thumbnails / 2)

@@ -6,8 +6,8 @@
 __all__ = ['PAIRS', 'Embedded', 'distances_to', 'joined_parts', 'joined_latents', 'read_by_zones', 'read_by_neighbours',
            'embedded_parts', 'embedded', 'feature_names', 'features_parts', 'features_of', 'group_rows', 'map_of',
            'draw_chosen', 'embedding_figure', 'fill_embedding', 'embedding_state', 'InBackground', 'ShownEmbedding',
-           'WaitingEmbedding', 'DrawnEmbedding', 'ChosenEmbedding', 'ToldEmbedding', 'embedding_controls',
-           'choosing_controls', 'EmbeddingExplorer']
+           'PlacedEmbedding', 'WaitingEmbedding', 'DrawnEmbedding', 'ChosenEmbedding', 'ToldEmbedding',
+           'embedding_controls', 'choosing_controls', 'EmbeddingExplorer']
 
 # %% ../nbs/10c_embedding_widgets.ipynb #b397ed05
 import time
@@ -45,7 +45,7 @@ def distances_to(trained: Trained, anchors: Tensor) -> Tensor:
     "Distances `[n,k]` from `anchors` `[n,q]` to those of the training images, exact also for close neighbours."
     return torch.cdist(anchors, trained.zones.anchors, compute_mode="donot_use_mm_for_euclid_dist")
 
-
+# %% ../nbs/10c_embedding_widgets.ipynb #ee6d7e16
 PAIRS = 250_000  # images × zones that are computed at a time: a thirtieth of a second
 
 
@@ -243,18 +243,9 @@ class ShownEmbedding:
         self.state.observe(lambda change: change.new == self.seen.split or self.state.set_trait("chosen", []) or self.state.set_trait("looked_at", -1), "split")
         for work, names in ((self.draw, ["split", "feature", "alpha", "method", "colour"]), (self.tell, "chosen"), (self.look, "looked_at")): self.state.observe(work, names)
 
-# %% ../nbs/10c_embedding_widgets.ipynb #17015cc8
-class WaitingEmbedding(ShownEmbedding):
-    "What an explorer does that takes its time: split and layout are said to be at work, and can be left."
-    left = ""  # what has been left, to be told once
-    def read_parts(self) -> Iterator[None]:
-        "Read the split that the state asks for, and say how far it is."
-        for seen in embedded_parts(self.trained, split := self.state.split, self.limit):
-            self.said.value, self.stop_button.disabled, self.parts_read = f'<span role="status">{len(seen.images):,} {split} images read …</span>', False, len(seen.images)
-            yield
-        self.splits[split], self.being_read = seen, None
-        self.redraw()
-
+# %% ../nbs/10c_embedding_widgets.ipynb #b8030a24
+class PlacedEmbedding(ShownEmbedding):
+    "How an explorer comes from its state to a map, in parts where that takes its time."
     def wanted(self) -> tuple:
         "Split, kind and α of the features that the state asks for; other kinds than latents have no α."
         s = self.state
@@ -268,6 +259,28 @@ class WaitingEmbedding(ShownEmbedding):
             self.said.value, self.stop_button.disabled, self.parts_placed = f'<span role="status">{len(found):,} of {len(seen.images):,} {seen.split} images placed …</span>', False, len(found)
             yield
         self.features = self.being_placed, found
+        self.redraw()
+
+    def asked(self) -> Embedding | None:
+        "The map that the state asks for; None while its features are computed, or it is being fitted."
+        s, name = self.state, self.wanted()
+        if self.features[0] != name:
+            if not (self.placing.busy and self.being_placed == name): self.placing()
+            return None
+        self.placing.stop()
+        if s.method == "umap" and not is_at_once(self.features[1], s.method) and self.fitting.start(name, self.features[1], s.method): return None
+        return map_of(self.trained, self.splits[s.split], s.feature, s.alpha, s.method, self.features[1])
+
+# %% ../nbs/10c_embedding_widgets.ipynb #17015cc8
+class WaitingEmbedding(PlacedEmbedding):
+    "What an explorer does that takes its time: split and layout are said to be at work, and can be left."
+    left = ""  # what has been left, to be told once
+    def read_parts(self) -> Iterator[None]:
+        "Read the split that the state asks for, and say how far it is."
+        for seen in embedded_parts(self.trained, split := self.state.split, self.limit):
+            self.said.value, self.stop_button.disabled, self.parts_read = f'<span role="status">{len(seen.images):,} {split} images read …</span>', False, len(seen.images)
+            yield
+        self.splits[split], self.being_read = seen, None
         self.redraw()
 
     def wait(self, seconds: float) -> None:
@@ -289,7 +302,7 @@ class WaitingEmbedding(ShownEmbedding):
 
 # %% ../nbs/10c_embedding_widgets.ipynb #11efc1ec
 class DrawnEmbedding(WaitingEmbedding):
-    "How an explorer comes from its state to a map."
+    "How an explorer brings a map to the screen."
     def redraw(self, error: Exception | None = None) -> None:
         "Show what the state asks for, or say that it is at work, or what is wrong."
         s = self.state
@@ -300,16 +313,6 @@ class DrawnEmbedding(WaitingEmbedding):
         except FAULTS as wrong: error = wrong
         self.stop_button.disabled = self.fitting.fit is None and not self.reading.busy and not self.placing.busy
         if error: self.said.value = sentence(error)
-
-    def asked(self) -> Embedding | None:
-        "The map that the state asks for; None while its features are computed, or it is being fitted."
-        s, name = self.state, self.wanted()
-        if self.features[0] != name:
-            if not (self.placing.busy and self.being_placed == name): self.placing()
-            return None
-        self.placing.stop()
-        if s.method == "umap" and not is_at_once(self.features[1], s.method) and self.fitting.start(name, self.features[1], s.method): return None
-        return map_of(self.trained, self.splits[s.split], s.feature, s.alpha, s.method, self.features[1])
 
     def show_map(self, made: Embedding) -> None:
         "Put a map into the figure."

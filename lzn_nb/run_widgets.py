@@ -150,6 +150,8 @@ class RunFigures:
         self.drawn.children = [self.figure]
         self.samples = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"})
 
+    def picture(self): return draw_run(self.lines, self.state.keys, self.mapped_zones, self.samples.value)
+
     def show_curves(self, lines: Sequence[dict]) -> None:
         "Bring the panels up to date, those that are asked for, or the first four."
         self.lines, self.known = lines, curve_names(lines)
@@ -262,8 +264,6 @@ class TrainingMonitor(Refusing, RunView):
         self.state.observe(self.look, "keys")
         self.box = w.HBox([w.VBox([self.drawn, self.choice, w.HBox([self.stop_button, self.said])], layout={"max_width": "515px"}), w.VBox([self.mapped, self.samples])])
         self.refresh()
-
-    def picture(self): return draw_run(self.lines, self.state.keys, self.mapped_zones, self.samples.value)
 
     def _ipython_display_(self) -> None:
         import IPython.display

@@ -7,8 +7,8 @@ __all__ = ['FAULTS', 'PART', 'RADIUS', 'HEAVIEST', 'FRAMES', 'ipywidgets', 'OnOn
            'saying', 'up_to_date', 'with_picture', 'limits', 'labelled', 'Refusing', 'refusing', 'state_with', 'wanted',
            'numbers', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles', 'explorer_figure',
            'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones', 'zone_controls', 'anchor_fields', 'tie_fields',
-           'ZoneExplorer', 'posterior', 'solved', 'flow_figures', 'fill_ways', 'flow_state', 'FlowShown', 'FlowPlayed',
-           'flow_controls', 'FlowExplorer', 'waits', 'waits_table']
+           'CountedZones', 'ZoneExplorer', 'posterior', 'solved', 'flow_figures', 'fill_ways', 'flow_state',
+           'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer', 'waits', 'waits_table']
 
 # %% ../nbs/10_widgets.ipynb #5d527b9b
 import asyncio
@@ -387,22 +387,9 @@ def tie_fields(state, number, x, y, weight) -> None:
     state.observe(show, ["anchors", "weights", "chosen"])
     for field in (number, x, y, weight): field.observe(typed, "value")
 
-# %% ../nbs/10_widgets.ipynb #defd36d6
-class ZoneExplorer(Refusing, DraggedZones):
-    "Anchors to drag, add, delete and weigh, with their zones, latents and ways; `state` holds all numbers, `box` is what is shown."
-    @refusing
-    def __init__(self, anchors: Tensor | None = None, weights: Tensor | None = None, half: float = 3.5, **traits):
-        super().__init__(anchors, weights, half, **traits)
-        w = ipywidgets()
-        self.add_button, self.delete_button = (w.Button(description=name, tooltip=tip) for name, tip in (("Add an anchor", "a new one in the middle, chosen at once"), ("Delete it", "the chosen anchor and its zone")))
-        self.add_button.on_click(lambda _: self.add())
-        self.delete_button.on_click(lambda _: self.delete())
-        self.fields, self.controls, self.denied = anchor_fields(self.state), zone_controls(self.state), w.HTML()  # what is denied stands there until something changes
-        self.state.observe(lambda _: self.denied.set_trait("value", ""))
-        self.box = w.HBox([self.figure, w.VBox([*self.fields, w.HBox([self.add_button, self.delete_button]), self.denied, *self.controls, self.stop_button, self.said])])
-
-    def picture(self): return draw_zones(self.seen, ways=self.ways)
-
+# %% ../nbs/10_widgets.ipynb #f077238d
+class CountedZones(DraggedZones):
+    "How anchors come and go; what is denied is said in `denied`."
     def deny(self, why: str) -> None:
         "Say why something is not done."
         self.denied.value = sentence(ValueError(why))
@@ -430,6 +417,22 @@ class ZoneExplorer(Refusing, DraggedZones):
         if not any(left): self.deny("anchors: the others weigh nothing, and somebody must own the space"); return
         self.counted_anew = True
         with s.hold_trait_notifications(): s.anchors, s.weights, s.chosen = s.anchors[:k] + s.anchors[k + 1:], left, max(0, k - 1)
+
+# %% ../nbs/10_widgets.ipynb #defd36d6
+class ZoneExplorer(Refusing, CountedZones):
+    "Anchors to drag, add, delete and weigh, with their zones, latents and ways; `state` holds all numbers, `box` is what is shown."
+    @refusing
+    def __init__(self, anchors: Tensor | None = None, weights: Tensor | None = None, half: float = 3.5, **traits):
+        super().__init__(anchors, weights, half, **traits)
+        w = ipywidgets()
+        self.add_button, self.delete_button = (w.Button(description=name, tooltip=tip) for name, tip in (("Add an anchor", "a new one in the middle, chosen at once"), ("Delete it", "the chosen anchor and its zone")))
+        self.add_button.on_click(lambda _: self.add())
+        self.delete_button.on_click(lambda _: self.delete())
+        self.fields, self.controls, self.denied = anchor_fields(self.state), zone_controls(self.state), w.HTML()  # what is denied stands there until something changes
+        self.state.observe(lambda _: self.denied.set_trait("value", ""))
+        self.box = w.HBox([self.figure, w.VBox([*self.fields, w.HBox([self.add_button, self.delete_button]), self.denied, *self.controls, self.stop_button, self.said])])
+
+    def picture(self): return draw_zones(self.seen, ways=self.ways)
 
 # %% ../nbs/10_widgets.ipynb #31cf8258
 @torch.no_grad()

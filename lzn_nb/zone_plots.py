@@ -77,7 +77,7 @@ def zone_map_parts(zones: LatentZones, *, plane: Plane | None = None, half: floa
     owner, probability = (torch.cat(parts).reshape(side, side).cpu() for parts in zip(*owned))
     yield ZoneMap(float(half), float(time), owner, probability, plane.shadow(zones.anchors.cpu()), plane.shadow(some.cpu()), torch.cat([torch.zeros(0, dtype=torch.long), *belong]))
 
-
+# %% ../nbs/09a_zone_plots.ipynb #4209e565
 def zone_map(zones: LatentZones, *, plane: Plane | None = None, half: float = 3.5, side: int = 120, time: float = 0.5, latents: Tensor | None = None) -> ZoneMap:
     """The zones in a `plane` (None: that of the anchors), on `side` × `side` points up to `half` to each side; with `latents` `[m,q]` on top.
 
