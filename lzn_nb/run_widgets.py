@@ -150,13 +150,10 @@ class RunFigures:
         self.drawn.children = [self.figure]
         self.samples = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"})
 
-    def picture(self): return draw_run(self.lines, self.state.keys, self.mapped_zones, self.samples.value)
-
     def show_curves(self, lines: Sequence[dict]) -> None:
         "Bring the panels up to date, those that are asked for, or the first four."
-        self.lines, self.known = lines, curve_names(lines)
+        self.lines, self.known, names = lines, curve_names(lines), curves_to_show(lines, self.state.keys)
         self.offer(self.known)
-        names = curves_to_show(lines, self.state.keys)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
         drawn = plotly_training_curves(list(lines), names, upright=True)
@@ -202,6 +199,7 @@ def how_ended(process: subprocess.Popen, where: dict | None, out: str | Path) ->
 class ToldRun(RunFigures):
     "What a monitor says of its run."
     process = None
+    def picture(self): return draw_run(self.lines, self.state.keys, self.mapped_zones, self.samples.value)
 
     def told(self, where: dict | None, ended: bool) -> str:
         "How far the run is, as `run_status` says (None: nobody knows), and what it does."

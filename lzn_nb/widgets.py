@@ -188,8 +188,7 @@ class InParts(OnOneLoop):
             while self.waiting is None and self.parts is parts is not None:  # another thread may stop it meanwhile
                 next(parts)
                 if loop and self.parts is parts: self.waiting = loop.call_later(0.001, self.go_on)
-        except StopIteration:
-            if self.parts is parts: self.stop()  # the last part may have asked for others
+        except StopIteration: self.parts is parts and self.stop()  # the last part may have asked for others
         except FAULTS as error:
             if self.parts is parts: self.stop(); self.fail(error)
 
@@ -296,14 +295,13 @@ class ShownZones:
         w, (anchors, weights) = ipywidgets(), in_plane(anchors, weights)
         check_between("half", half, 0)
         self.half, self.figure, self.wrong, self.filling = half, explorer_figure(half), None, False
-        self.state, self.said = state_with(zone_state(), anchors=anchors.tolist(), weights=weights.tolist(), **traits), w.HTML()
-        self.stop_button = w.Button(description="Stop", tooltip="leave the picture as it was, where a new one takes long", disabled=True)
+        self.state = state_with(zone_state(), anchors=anchors.tolist(), weights=weights.tolist(), **traits)
+        self.said, self.stop_button = w.HTML(), w.Button(description="Stop", tooltip="leave the picture as it was, where a new one takes long", disabled=True)
         self.parts = InParts(self.redraw_parts, self.fail)
         self.draw = Latest(self.parts)
         self.parts.now()  # what cannot be drawn is said in the place of the widget
         self.state.observe(self.ask, [name for name in self.state.trait_names() if name != "chosen"])  # that moves nothing
-        self.figure.layout.on_change(self.dragged, "shapes")
-        self.stop_button.on_click(lambda _: self.stop())
+        self.figure.layout.on_change(self.dragged, "shapes"); self.stop_button.on_click(lambda _: self.stop())
 
     def ask(self, *_) -> None:
         "The state has changed: what was asked before is dropped at once."
