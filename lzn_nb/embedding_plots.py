@@ -7,8 +7,8 @@ __all__ = ['METHODS', 'FITS', 'KEPT', 'SYMBOLS', 'layout_settings', 'layout_poin
            'layout_name', 'name_of_layout', 'read_layout', 'keep_layout', 'kept_layout', 'is_at_once', 'layout',
            'FittedApart', 'Embedding', 'embedding', 'Group', 'is_letters', 'groups', 'spread', 'Thumbnails',
            'thumbnails_of', 'span', 'sample_colours', 'framed', 'box', 'draw_embedding', 'embedding_map',
-           'sample_words', 'sample_line', 'sample_html', 'plotly_embedding', 'map_layout', 'layout_images',
-           'selected_samples', 'select_samples']
+           'sample_words', 'sample_line', 'sample_html', 'embedding_traces', 'plotly_embedding', 'map_layout',
+           'layout_images', 'selected_samples', 'select_samples']
 
 # %% ../nbs/09b_embedding_plots.ipynb #97b00748
 import hashlib
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -335,22 +336,30 @@ def sample_html(state: Embedding, k: int, width: int = 96) -> str:
     return f'<img alt="{words}" src="{png_address(picture)}" width="{width}" style="image-rendering:pixelated"><br><span>{words}</span>'
 
 # %% ../nbs/09b_embedding_plots.ipynb #c72197d2
+def embedding_traces(state: Embedding, by: str = "class") -> list[dict]:
+    "What `plotly_embedding` draws, a trace for each group; numbers are arrays, and rims numbers of colours, for plotly looks at each entry of a list. `ValueError` as `draw_embedding`."
+    found, words = [], [sample_words(state, k) for k in range(len(state.points))]
+    said = sample_line(state, [f"%{{customdata[{k}]}}" for k in range(1, 1 + len(words[0]))])
+    wrong = torch.zeros(len(state.points)) if state.predicted is None else (state.predicted != state.labels).float()
+    for name, index, colour, mark in groups(state, by):
+        x, y = state.points[index].T.contiguous().numpy()
+        symbol = SYMBOLS.get(mark) or list(SYMBOLS.values())[int(state.labels[index[0]]) % len(SYMBOLS)]
+        rims = {"color": wrong[index].numpy(), "cmin": 0, "cmax": 1, "colorscale": [[0, "white"], [1, "#222"]], "width": 1}
+        found.append({"x": x, "y": y, "mode": "markers", "name": as_screen_text(name), "customdata": np.array([[k, *map(as_screen_text, words[k])] for k in index.tolist()], dtype=object),
+                      "marker": {"size": 7, "color": colour, "symbol": symbol, "line": rims}, "hovertemplate": f"%{{customdata[0]}}: {said}<extra></extra>",
+                      "selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.12}}})
+    return found
+
+
 def plotly_embedding(state: Embedding, title: str = "", by: str = "class", thumbnails: float = 0.0):
     "An `Embedding` as a plotly figure with a trace for each group, whose `customdata` is the number and the `sample_words` of its samples; a dark rim is around those that were misread. `ValueError` as `draw_embedding`."
-    figure, shown = graph_objects().Figure(layout=map_layout(state, title, thumbnails)), groups(state, by)
+    go, traces = graph_objects(), embedding_traces(state, by)
+    figure = go.Figure([go.Scatter(trace) for trace in traces], map_layout(state, title, thumbnails) | {"showlegend": len(traces) <= 20})
     if pictures := thumbnails_of(state, thumbnails, by): figure.layout.images = layout_images(state, pictures)
-    said = sample_line(state, [f"%{{customdata[{k}]}}" for k in range(1, 1 + len(sample_words(state, 0)))])
-    rims = ["white"] * len(state.points) if state.predicted is None else [["#222", "white"][right] for right in (state.predicted == state.labels).tolist()]
-    for name, index, colour, mark in shown:
-        x, y = state.points[index].T.tolist()
-        figure.add_scatter(x=x, y=y, mode="markers", name=as_screen_text(name), customdata=[[k, *map(as_screen_text, sample_words(state, k))] for k in index.tolist()],
-                           marker={"size": 7, "color": colour, "symbol": SYMBOLS.get(mark) or list(SYMBOLS.values())[int(state.labels[index[0]]) % len(SYMBOLS)], "line": {"color": [rims[k] for k in index.tolist()], "width": 1}},
-                           selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12}}, hovertemplate=f"%{{customdata[0]}}: {said}<extra></extra>")
-    figure.layout.showlegend = len(shown) <= 20
     return figure
 
-
-def map_layout(state: Embedding, title: str, thumbnails: float) -> dict:
+# %% ../nbs/09b_embedding_plots.ipynb #f6706a69
+def map_layout(state: Embedding, title: str = "", thumbnails: float = 0.0) -> dict:
     "Square axes of equal scale around the points, and a lasso to select some."
     xlim, ylim = box(state.points, 0.05 + thumbnails / 2)
     return {"title": {"text": as_screen_text(title)}, "width": 640, "height": 560, "margin": {"l": 50, "r": 10, "t": 40, "b": 45}, "dragmode": "lasso", "template": "plotly_white", "legend": {"itemsizing": "constant"},

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'zones_in', 'RunProcess', 'start_run', 'run_state',
-           'tie_curves', 'fill_samples', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
-           'TrainingMonitor']
+           'tie_curves', 'fill_samples', 'curves_to_show', 'draw_run', 'RunFigures', 'last_news', 'last_words',
+           'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
 import asyncio
 import contextlib
 import html
+import io
 import os
 import stat
 import subprocess
@@ -21,11 +22,11 @@ from pathlib import Path
 
 from .checkpoints import checkpoint_paths
 from .flow import check_between
-from .plots import curve_names
+from .plots import COLOURS, as_text, curve, curve_names, new_figure
 from .runs import read_metrics
 from .screen_plots import plotly_training_curves
-from .widgets import FAULTS, Latest, Refusing, ipywidgets, labelled, refusing, sentence, state_with, up_to_date
-from .zone_plots import ZoneMap, graph_objects, map_image, plotly_zones, zone_map
+from .widgets import FAULTS, Latest, Refusing, ipywidgets, labelled, refusing, sentence, state_with
+from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, zone_map
 from .zones import LatentZones
 
 # %% ../nbs/10a_run_widgets.ipynb #ba25215d
@@ -115,12 +116,34 @@ def fill_samples(image, out: str | Path) -> None:
     sheet = newest_sheet(out)
     if sheet: image.value, image.layout.visibility = sheet.read_bytes(), "visible"
 
+# %% ../nbs/10a_run_widgets.ipynb #5c0317f4
+def curves_to_show(lines: Sequence[dict], keys: Sequence[str] = ()) -> list[str]:
+    "Which of the curves `keys` (none: the first four) lines of a run have."
+    known = curve_names(lines)
+    return [name for name in keys or known[:4] if name in known]
+
+
+def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | None = None, sheet: bytes = b""):
+    "A run as a matplotlib figure: a panel for each of the curves `keys` (none: the first four) of its `lines`, the `zones` of its labels and the newest `sheet` of samples, a PNG; what is not there yet is left out."
+    from PIL import Image
+    names, shown = curves_to_show(lines, keys), [draw for there, draw in ((zones is not None, lambda axis: draw_zones(zones, axis=axis)), (sheet, lambda axis: axis.imshow(Image.open(io.BytesIO(sheet)).convert("RGB")))) if there]
+    figure = new_figure(8.6 if shown else 5.2, 4.4)
+    left, *right = figure.subfigures(1, 2, width_ratios=[1.4, 1]) if shown else [figure]
+    for axis, name, colour in zip(left.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0], names or ["no figures yet"], COLOURS * len(names) or COLOURS):
+        steps, values = curve(list(lines), name)
+        axis.plot(steps, values, marker="." if len(steps) < 30 else None, color=colour)
+        axis.set_title(as_text(name), loc="left", fontsize=8)
+        axis.grid(alpha=0.3)
+    axis.set_xlabel("update")
+    for axis, draw in zip(right[0].subplots(len(shown), 1, squeeze=False)[:, 0] if shown else (), shown): draw(axis); axis.set_axis_off()
+    return figure
+
 # %% ../nbs/10a_run_widgets.ipynb #ec93258a
 class RunFigures:
     "Curves, samples and zones of the run in the folder `out`."
     offer = staticmethod(lambda known: None)  # tells the names of curves that there are
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
-        w, self.out, self.names, self.known = ipywidgets(), Path(out), [], []
+        w, self.out, self.names, self.known, self.lines, self.mapped_zones = ipywidgets(), Path(out), [], [], [], None
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": "plotly_white", "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = (w.VBox(layout={"min_width": size}) for size in ("505px", "345px"))
@@ -129,9 +152,8 @@ class RunFigures:
 
     def show_curves(self, lines: Sequence[dict]) -> None:
         "Bring the panels up to date, those that are asked for, or the first four."
-        self.known = known = curve_names(lines)
-        self.offer(known)
-        names = [name for name in self.state.keys or known[:4] if name in known]
+        self.lines, self.known, names = lines, curve_names(lines), curves_to_show(lines, self.state.keys)
+        self.offer(self.known)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
         drawn = plotly_training_curves(list(lines), names, upright=True)
@@ -143,6 +165,7 @@ class RunFigures:
         "Bring the map up to date, if the newest checkpoint has one."
         found = zones_in(self.out)
         if found is None: return
+        self.mapped_zones = found
         if self.zones is None: self.zones = graph_objects().FigureWidget(plotly_zones(found, "zones of the labels")); self.zones.update_layout(width=340, height=370); self.mapped.children = [self.zones]
         with self.zones.batch_update(): self.zones.layout.images, (self.zones.data[1].x, self.zones.data[1].y) = [map_image(found)], found.anchors.numpy().T
 
@@ -176,6 +199,7 @@ def how_ended(process: subprocess.Popen, where: dict | None, out: str | Path) ->
 class ToldRun(RunFigures):
     "What a monitor says of its run."
     process = None
+    def picture(self): return draw_run(self.lines, self.state.keys, self.mapped_zones, self.samples.value)
 
     def told(self, where: dict | None, ended: bool) -> str:
         "How far the run is, as `run_status` says (None: nobody knows), and what it does."
@@ -241,7 +265,7 @@ class TrainingMonitor(Refusing, RunView):
 
     def _ipython_display_(self) -> None:
         import IPython.display
-        IPython.display.display(up_to_date(self.box))
+        IPython.display.display(self._repr_mimebundle_(), raw=True)
         if not self.refused and (self.watching is None or self.watching.done()): self.watching = asyncio.ensure_future(self.watch())  # shown twice, watched once
 
     def stop(self) -> None:

@@ -1,4 +1,8 @@
-"""Widgets in a real browser: JupyterLab with a notebook in headless Chromium, driven as a person would."""
+"""Widgets in a real browser: JupyterLab with a notebook in headless Chromium, driven as a person would.
+
+The pictures of widgets in README and book come from here: `LZN_SHOTS=folder pytest tests/test_browser.py` takes each of them inside one
+test, when the widget is as its description says, whatever ran before and however many processes share the tests; one that is in the folder stays.
+"""
 import contextlib
 import functools
 import importlib
@@ -50,6 +54,8 @@ def lab(tmp_path_factory):
     with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
     quiet = folder / ".config/lab/user-settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True); quiet.write_text('{"fetchNews": "false"}')  # else it asks in the corner of every page
+    whole = quiet.parent.parent / "notebook-extension/tracker.jupyterlab-settings"
+    whole.parent.mkdir(parents=True); whole.write_text('{"windowingMode": "none"}')  # else cells that are out of sight are not there
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(folder / ".config"), "JUPYTER_CONFIG_PATH": str(ROOT / "app"), "OMP_NUM_THREADS": "1"}
     with open(folder / "lab.log", "w") as log:
         server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.token=", "--LabApp.news_url=none", f"--notebook-dir={folder}"],
@@ -91,12 +97,11 @@ def opened(lab, browser, name, *cells):
 
 @contextlib.contextmanager
 def shown(lab, browser, name, code, drawn, said):
-    "The page of a widget, once the element `drawn` is there and the text `said`; at the end a picture of it, where LZN_SHOTS names a folder for them."
+    "The page of a widget, once the element `drawn` is there and the text `said`."
     page = opened(lab, browser, f"{name}.ipynb", code)
     page.wait_for_selector(drawn, state="attached", timeout=120_000)
     page.wait_for_selector(f"text={said}")
     yield page
-    shot(page, name)
     page.close()
 
 
@@ -109,6 +114,39 @@ def shot(page, name):
 @pytest.fixture(scope="module")
 def explorer(lab, browser):
     with shown(lab, browser, "explorer", "from lzn_nb.widgets import ZoneExplorer\nexplorer = ZoneExplorer(draws=10)\nexplorer", ".shapelayer path", "in a wrong zone") as page: yield page
+
+
+@pytest.mark.skipif(not os.environ.get("LZN_SHOTS"), reason="pictures are taken where LZN_SHOTS names a folder")
+@pytest.mark.parametrize("name, code, drawn, said", [
+    ("explorer", "from lzn_nb.widgets import ZoneExplorer\nexplorer = ZoneExplorer(draws=10, ways=True)\nexplorer", ".shapelayer path", "in a wrong zone"),
+    ("flow-explorer", "from lzn_nb.widgets import FlowExplorer\nflow = FlowExplorer(frame=20, chosen=5, compare=True)\nflow", ".barlayer path", "latents off by")])
+def test_pictures_are_taken_of_what_is_described(lab, browser, name, code, drawn, said):
+    "Four anchors, latents and their ways; samples half-way, with a posterior and two solvers."
+    with shown(lab, browser, f"{name}-shot", code, drawn, said) as page:
+        page.wait_for_timeout(1000)  # until plotly has drawn all of it
+        if name == "explorer": assert page.locator(".shapelayer path").count() == 4 and page.locator(".js-plotly-plot .scatterlayer .lines path").count() > 0
+        else: assert page.locator("text=t = 0.500").count() == 1 and page.locator("[role=status]").inner_text().count("latents off by") == 2
+        shot(page, name)
+
+
+def test_the_page_of_the_book_runs_and_its_explorer_moves(lab, browser):
+    "The notebook itself, run from its first cell to its last."
+    address, folder = lab
+    shutil.copy(ROOT / "nbs/10_widgets.ipynb", folder / "book.ipynb")
+    page = arrived(browser, f"{address}/lab/workspaces/book/tree/book.ipynb")
+    page.wait_for_selector("text=| Idle", timeout=120_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    page.locator(".jp-OutputArea .shapelayer path").first.wait_for(state="attached", timeout=180_000)
+    page.wait_for_selector("text=/Python.* [|] Idle/", timeout=180_000)
+    assert page.locator(".jp-OutputArea [data-mime-type='application/vnd.jupyter.stderr']", has_text="Error").count() == 0
+    page.locator(".shapelayer path").nth(1).scroll_into_view_if_needed()
+    before, box = picture(page), page.locator(".shapelayer path").nth(1).bounding_box()
+    def moved(): return settled(page, lambda: picture(page), before)
+    taken_up(lambda: drag(page, page.locator(".shapelayer path").nth(1).bounding_box(), -50, 60), moved)
+    after = page.locator(".shapelayer path").nth(1).bounding_box()
+    assert after["x"] < box["x"] - 20 and after["y"] > box["y"] + 20 and "in a wrong zone" in page.locator("[role=status]").first.inner_text()
+    page.close()
 
 
 def field(page, label): return page.get_by_label(label, exact=True)
@@ -401,7 +439,7 @@ def test_files_are_read_or_refused(playground, tmp_path):
     upload(page, tmp_path / "large.bmp")
     page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
     upload(page, tmp_path / "huge.bmp")
-    page.wait_for_selector("[role=alert] >> text=huge.bmp has 24 MB, wanted 20 at most")
+    page.wait_for_selector("[role=alert] >> text=huge.bmp has 23,520,054 bytes, wanted 20,000,000 at most")
     page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
 
 
@@ -431,6 +469,7 @@ def test_a_typed_sentence_is_drawn_or_refused(lab, browser):
         alarms.wait_for(state="detached")
         slide(page, "α", *["ArrowLeft"] * 14)
         settled(page, lambda: sheet(page, "drawn for"), drawn[1])
+        shot(page, "sentences")
         found = controls(page)
         assert len(found) >= 19 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
 
@@ -548,6 +587,7 @@ monitor"""
         assert len(found) == 2 and all(label and title for label, title in found), found
         page.get_by_label("curves", exact=True).select_option(["loss", "flow", "alignment"])
         page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'loss,flow,alignment'")
+        shot(page, "monitor")
         page.get_by_role("button", name="Stop").click()
         page.wait_for_selector("[role=status] >> text=ended", timeout=60_000)
         assert page.get_by_role("button", name="Stop").is_disabled() and "none yet" not in status()

@@ -302,7 +302,9 @@ def test_notes_are_said_last_and_the_misread_have_a_dark_rim():
     trace = plotly_embedding(made).data[0]
     assert trace.hovertemplate.startswith("%{customdata[0]}: %{customdata[1]}, read as %{customdata[2]}, %{customdata[3]}") and trace.customdata[1][3] == "note 3 &lt;"
     assert sample_html(made, 1).endswith("<span>1: 8, read as 8, note 1 &lt;</span>") and sample_html(state(predicted=None, images=None, notes=made.notes), 1) == "<span>1: 8, note 1 &lt;</span>"
-    assert list(trace.marker.line.color) == [["white", "#222"][k % 5 == 0] for k in range(0, 30, 3)]
+    assert [trace.marker.line.colorscale[int(k)][1] for k in trace.marker.line.color] == [["white", "#222"][k % 5 == 0] for k in range(0, 30, 3)] and (trace.marker.line.cmin, trace.marker.line.cmax) == (0, 1)
+    for name in ("x", "y", "customdata"): assert isinstance(trace[name], np.ndarray)  # of a list plotly looks at each entry, which takes ten times as long
+    assert isinstance(trace.marker.line.color, np.ndarray)
     with pytest.raises(ValueError, match="notes: got 3, wanted 30"): state(notes="abc")
 
 

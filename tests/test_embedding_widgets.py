@@ -15,7 +15,7 @@ from lzn_nb import embedding_plots, embedding_widgets
 from lzn_nb.backbones import make_encoder
 from lzn_nb.data import Split, load_data
 from lzn_nb.embedding_plots import KEPT, FittedApart, select_samples, selected_samples
-from lzn_nb.embedding_widgets import EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, group_rows, joined_latents, map_of
+from lzn_nb.embedding_widgets import PAIRS, EmbeddingExplorer, InBackground, embedded, embedded_parts, feature_names, features_of, features_parts, group_rows, joined_latents, joined_parts, map_of
 from lzn_nb.latent_views import Trained
 from lzn_nb.latent_widgets import LatentPlayground
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
@@ -122,6 +122,57 @@ def test_features_of_every_kind(trained):
     encoder = make_encoder("cnn", (1, 8, 8), 8)
     other = Trained(LatentZoningNetwork({"image": ImageType(encoder, UNetDecoder(1, 8, latent_dim=8, width=8, mults=(1,), blocks=1), (1, 8, 8), 8), "label": LabelType(10, 8)}), limit=50)
     assert "backbone" in feature_names(other.network) and features_of(other, embedded(other, "test", 7), "backbone").shape == (7, encoder.width)
+
+
+def test_the_confidence_tells_images_apart(trained):
+    "It is asked early enough: later the flow is sure of all of them to the last digit."
+    seen = embedded(trained)
+    assert len(seen.confidence.unique()) > 0.9 * len(seen.images) and 0.1 < seen.confidence.min() < seen.confidence.median() < 0.95
+    explorer = EmbeddingExplorer(limit=60)
+    explorer.choose_class(3)
+    assert "<td>1.00</td>" not in explorer.told.value and not any(note.endswith("100%") for note in explorer.map.notes)
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_latents_come_in_parts_that_are_bounded(trained, split):
+    "However many images there are, what is computed at a time is not more than so many of them by so many zones."
+    seen, sizes = embedded(trained, split, 300), [0]
+    for alpha in (0.0, 1.0):
+        parts = list(joined_parts(trained, split, seen.anchors, alpha))
+        sizes = [0, *map(len, parts)]
+        assert all(0 < b - a <= PAIRS // len(trained.zones) for a, b in zip(sizes, sizes[1:])) and len(parts) == 2 and sizes[-1] == 300
+        generator = torch.Generator().manual_seed(0)
+        place = {"points": seen.anchors} if split == "test" else {"index": torch.isin(trained.number, seen.number).nonzero()[:, 0]}
+        whole = trained.zones.encode(**place, alpha=alpha, generator=generator)
+        assert torch.allclose(parts[-1], whole, atol=1e-4) and torch.allclose(parts[0], whole[:sizes[1]], atol=1e-4)
+    assert [len(part) for part in features_parts(trained, seen, "latent")] == sizes[1:] and [len(part) for part in features_parts(trained, seen, "anchor")] == [300]
+
+
+def test_features_of_many_images_come_in_parts_and_can_be_left():
+    async def until(true):
+        end = time.monotonic() + 60
+        while not true() and time.monotonic() < end: await asyncio.sleep(0.002)
+        assert true()
+
+    async def ask():
+        explorer = EmbeddingExplorer(limit=300)
+        anchors = points(explorer)
+        explorer.state.feature = "latent"
+        await until(lambda: "images placed" in explorer.said.value)
+        assert re.search(r"19\d of 300 test images placed", explorer.said.value) and not explorer.stop_button.disabled and torch.equal(points(explorer), anchors)
+        explorer.state.chosen = [1, 2]
+        explorer.stop_button.click()
+        assert not explorer.placing.busy and explorer.state.feature == "anchor" and explorer.stop_button.disabled
+        await until(lambda: "then it was stopped" in explorer.said.value)
+        assert re.search(r"Of the images 19\d were placed, then it was stopped; shown are still 300 test images", explorer.said.value) and torch.equal(points(explorer), anchors) and explorer.state.chosen == [1, 2]
+        explorer.state.feature = "latent"
+        await until(lambda: explorer.placing.busy)
+        explorer.state.alpha = 0.25  # the last request wins
+        explorer.state.colour = "right"
+        await until(lambda: not explorer.placing.busy and "placed" not in explorer.said.value and explorer.features[0] == ("test", "latent", 0.25))
+        assert torch.allclose(points(explorer), map_of(explorer.trained, explorer.seen, "latent", 0.25).points, atol=1e-4) and "stopped" not in explorer.said.value and explorer.stop_button.disabled
+
+    asyncio.run(ask())
 
 
 def test_what_is_told_of_a_group(trained):

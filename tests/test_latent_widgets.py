@@ -16,6 +16,7 @@ from PIL import Image
 from traitlets import TraitError
 
 from lzn_nb.data import load_data
+from lzn_nb.embedding_widgets import EmbeddingExplorer
 from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
@@ -176,7 +177,7 @@ def test_files_become_pixels():
     assert border_light(frame) == 0 and border_light(1 - frame) == 1
 
 
-@pytest.mark.parametrize("content, what", ids=["empty", "text", "cut off", "large", "16 bits"], argvalues=[(b"", "nobody knows its format"), (b"hello", "x cannot be read as an image"), (png(Image.effect_noise((64, 64), 90))[:2000], "cannot be read"), (b"0" * 20_000_001, "x has 20 MB, wanted 20 at most"), (png(Image.new("I;16", (8, 8))), "more than 8 bits a channel")])
+@pytest.mark.parametrize("content, what", ids=["empty", "text", "cut off", "large", "16 bits"], argvalues=[(b"", "nobody knows its format"), (b"hello", "x cannot be read as an image"), (png(Image.effect_noise((64, 64), 90))[:2000], "cannot be read"), (b"0" * 20_000_001, "x has 20,000,001 bytes, wanted 20,000,000 at most"), (png(Image.new("I;16", (8, 8))), "more than 8 bits a channel")])
 def test_files_that_hold_no_image_are_refused(content, what):
     with pytest.raises(ValueError, match=what): upload_pixels(content, "x", (1, 8, 8))
 
@@ -402,6 +403,25 @@ def test_traits_have_limits_and_sizes_are_checked():
         widget = LatentPlayground(**{"side": 2, "samples": 1} | given)
         assert widget.box.value == sentence(widget.refused) and what in str(widget.refused)
     assert LatentPlayground(side=2, samples=1, source="label", u=1.0).state.source == "label"
+
+
+def nan_in(network, part):
+    next(getattr(network["image"], part).parameters()).data.flatten()[0] = float("nan")
+    return network
+
+
+@pytest.mark.parametrize("make, what", [
+    (lambda n: LatentZoningNetwork({"image": n["image"], "label": n["image"]}), "network: got ImageType for its type 'label', wanted LabelType"), (lambda n: LatentZoningNetwork({"image": n["label"], "label": n["label"]}), "network: got LabelType for its type 'image', wanted ImageType"),
+    (lambda n: n.half(), "network: got weights of torch.float16, wanted all of torch.float32"), (lambda n: n.bfloat16(), "network: got weights of torch.bfloat16, wanted all of torch.float32"), (lambda n: n.to("meta"), "holds no numbers (it is on the device meta), wanted weights"),
+    (lambda n: nan_in(n, "decoder"), "types.image.decoder.mlp.0.weight holds numbers that are not finite"), (lambda n: nan_in(n, "encoder"), "holds numbers that are not finite, wanted finite ones")])
+def test_networks_that_cannot_be_used_are_named(make, what):
+    for kind, sizes in ((LatentPlayground, {"side": 2, "samples": 1}), (EmbeddingExplorer, {"limit": 5})):
+        widget = kind(make(load_pretrained()), **sizes)
+        assert widget.refused is not None and what in str(widget.refused) and widget.box.value == sentence(widget.refused)
+
+
+def test_double_precision_is_as_good():
+    assert LatentPlayground(load_pretrained().double(), side=2, samples=1).refused is None
 
 
 def test_files_may_be_as_large_as_the_commands_of_the_project_let_through(playground):

@@ -1,5 +1,6 @@
 """A run watched: what is read off its folder, what is shown of it, and how it is ended."""
 import asyncio
+import base64
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
-from lzn_nb.run_widgets import RunProcess, TrainingMonitor, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, newest_sheet, run_status, start_run, zones_in
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -220,8 +221,35 @@ def test_curves_that_there_are_none_of_are_said(tmp_path):
     assert "no curve" not in monitor.said.value
 
 
+def test_the_picture_of_a_monitor_shows_what_it_shows(tmp_path, monkeypatch):
+    "Also before there is anything; a notebook gets it beside the widget."
+    monitor = TrainingMonitor(tmp_path)
+    axis, = monitor.picture().axes
+    assert axis.get_title(loc="left") == "no figures yet"
+    log(tmp_path, {"step": 5, "loss": 2.0, "flow": 1.0}, {"step": 10, "loss": 1.0, "flow": 0.5}); sheet(tmp_path, 5, "red")
+    anchors = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    save_checkpoint(tmp_path, 10, {"step": 10, "average": {"types.label.matrix": anchors}})
+    monitor.refresh()
+    loss, flow, zones, drawn = monitor.picture().axes
+    assert loss.lines[0].get_xydata().tolist() == [[5, 2.0], [10, 1.0]] and flow.lines[0].get_xydata().tolist() == [[5, 1.0], [10, 0.5]] and drawn.images[0].get_array()[0, 0].tolist() == [255, 0, 0]
+    assert torch.allclose(torch.as_tensor(zones.collections[-1].get_offsets().data), plane_of(anchors).shadow(anchors).double(), atol=1e-5)
+    monitor.state.keys = ["flow"]
+    assert [axis.get_title(loc="left") for axis in monitor.picture().axes][:1] == ["flow"] and len(monitor.picture().axes) == 3
+    assert len(draw_run(monitor.lines).axes) == 2
+    given = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: given.append((what, how)))
+
+    async def show(): monitor._ipython_display_(); monitor.watching.cancel()
+
+    asyncio.run(show())
+    (bundle,), how = given[0]
+    assert how == {"raw": True} and base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
+    monitor = TrainingMonitor(5)
+    assert "model_id" in monitor._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"] and monitor.refused
+
+
 def test_a_monitor_that_is_shown_twice_watches_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *_: None)
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: None)
 
     async def show():
         monitor = TrainingMonitor(tmp_path, seconds=0.05)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from traitlets import TraitError
 
-from lzn_nb.widgets import FlowExplorer, InParts, Latest, ZoneExplorer, explored, in_plane, posterior, sentence, solved, waits, waits_table
+from lzn_nb import widgets
+from lzn_nb.widgets import PART, FlowExplorer, InParts, Latest, ZoneExplorer, explored, explored_parts, in_plane, posterior, sentence, solved, waits, waits_table
 from lzn_nb.zones import LatentZones
 
 SQUARE = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
@@ -102,6 +103,23 @@ def test_long_work_without_a_loop_and_what_goes_wrong_in_it():
     assert done == [1] and str(wrong[0]) == "no" and not work.busy
 
 
+def test_the_last_part_may_ask_for_other_work():
+    "Nothing of what it has asked for is dropped when it ends itself."
+    done = []
+
+    async def ask():
+        def parts():
+            for k in range(2): done.append(k); yield
+            if len(done) < 4: work()
+
+        work = InParts(parts, done.append)
+        work()
+        await asyncio.sleep(0.3)
+        assert done == [0, 1, 0, 1] and not work.busy
+
+    asyncio.run(ask())
+
+
 # -- state --------------------------------------------------------------------------------------
 def test_what_is_explored_is_what_zones_say():
     state, ways, wrong = explored(SQUARE, torch.ones(4), alpha=1.0, solver="adams", steps=20, draws=5, time=0.5, ways=True)
@@ -118,6 +136,49 @@ def test_ways_are_shown_of_all_zones(n, draws):
     assert len(ways.owner) == min(120, n * draws) and {tuple(place) for place in ways.positions[0].tolist()} <= {tuple(place) for place in state.latents.tolist()}
     per_zone = torch.bincount(torch.arange(n * draws)[[int((state.latents - place).norm(dim=1).argmin()) for place in ways.positions[0]]] // draws, minlength=n)
     assert per_zone.min() >= 1 and per_zone.max() - per_zone.min() <= 1
+
+
+MANY = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("anchors, draws, steps", [(SQUARE, 40, 20), (SQUARE, 40, 60), (MANY, 40, 20), (MANY, 200, 10)])
+def test_what_takes_long_is_done_in_parts_that_are_bounded(anchors, draws, steps, monkeypatch):
+    settings = {"alpha": 1.0, "solver": "adams", "steps": steps, "draws": draws, "time": 0.5, "ways": False}
+    *shares, (state, _, wrong) = explored_parts(anchors, torch.ones(len(anchors)), **settings)
+    each = (2 * draws * len(anchors) + 90**2) * steps * (len(anchors) + 30)  # points, evaluations and anchors of the whole
+    assert shares == sorted(shares) and all(each * (b - a) <= 1.26 * PART for a, b in zip([0, *shares], [*shares, 1]))
+    assert (len(shares) == 0) == (anchors is SQUARE and steps == 20)  # the usual settings are there at once
+    monkeypatch.setattr(widgets, "PART", 10**12)
+    (whole, _, same), = explored_parts(anchors, torch.ones(len(anchors)), **settings)
+    assert torch.allclose(whole.latents, state.latents, atol=1e-5) and torch.equal(whole.owner, state.owner) and torch.equal(whole.belong, state.belong) and wrong == same
+
+
+def test_long_work_shows_how_far_it_is_and_can_be_left_and_the_last_request_wins():
+    async def until(true):
+        end = time.time() + 60
+        while not true() and time.time() < end: await asyncio.sleep(0.005)
+        assert true()
+
+    async def ask():
+        explorer = ZoneExplorer(MANY, draws=4)
+        before, others = explorer.figure.layout.images[0].source, []
+        explorer.state.steps = 60
+        await until(lambda: "computed" in explorer.said.value)
+        assert re.search(r'role="status">\d+% computed', explorer.said.value) and explorer.parts.busy and not explorer.stop_button.disabled and explorer.figure.layout.images[0].source == before
+        explorer.stop_button.click()
+        assert not explorer.parts.busy and explorer.stop_button.disabled and "stopped: the picture is an earlier one" in explorer.said.value
+        await asyncio.sleep(0.1)
+        assert explorer.figure.layout.images[0].source == before and not explorer.parts.busy
+        explorer.state.steps = 59
+        await until(lambda: explorer.parts.busy)
+        explorer.state.anchors, explorer.state.weights = SQUARE.tolist(), [1.0] * 4
+        assert not explorer.parts.busy  # at once, not when the next is begun
+        await until(lambda: "16 latents" in explorer.said.value)
+        assert torch.allclose(shown(explorer), SQUARE) and explorer.stop_button.disabled
+        explorer.stop_button.click()  # there is nothing to leave
+        assert "16 latents" in explorer.said.value
+
+    asyncio.run(ask())
 
 
 def test_zones_without_weight_draw_no_latents():
@@ -225,6 +286,22 @@ def test_anchors_come_and_go():
     full = ZoneExplorer(torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), draws=1)
     full.add()
     assert len(full.state.anchors) == 50 and "50 are there" in full.denied.value
+
+
+def test_where_weights_and_anchors_are_not_as_many_none_comes_or_goes():
+    explorer = ZoneExplorer(SQUARE, draws=2)
+    explorer.state.anchors = SQUARE[:1].tolist()
+    explorer.delete()
+    assert "one is left" in explorer.denied.value and len(explorer.state.anchors) == 1 and "weights: got 4" in explorer.said.value.replace("shape [4]", "4")
+    explorer.state.anchors = SQUARE[:2].tolist()
+    for act in (explorer.add, explorer.delete):
+        explorer.denied.value = ""
+        act()
+        assert "weights: got 4, wanted 2, one for each anchor" in explorer.denied.value and len(explorer.state.anchors) == 2 and len(explorer.state.weights) == 4
+    explorer.fields[1].value = 0.3  # the fields still say what they mean
+    explorer.state.weights = [1.0, 2.0]
+    explorer.add()
+    assert len(explorer.state.anchors) == 3 == len(explorer.state.weights) and 'role="status"' in explorer.said.value
 
 
 @pytest.mark.parametrize("weights, whole", [([1.0, 0.0], 0), ([0.0, 1.0], 1), ([0.0, 0.0, 2.0], 2)])
@@ -351,9 +428,8 @@ def test_a_widget_that_was_not_made_is_a_sentence_and_says_so_again():
 
 def test_what_a_solver_cannot_do_is_said(monkeypatch):
     "Complaints of PyTorch are RuntimeErrors."
-    from lzn_nb import widgets
     explorer = ZoneExplorer(SQUARE, draws=2)
-    monkeypatch.setattr(widgets, "explored", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel for <this>")))
+    monkeypatch.setattr(widgets, "explored_parts", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no kernel for <this>")))
     explorer.state.alpha = 0.3
     assert 'role="alert"' in explorer.said.value and "no kernel for &lt;this&gt;" in explorer.said.value
 
@@ -364,6 +440,28 @@ def test_a_notebook_gets_the_widget_and_a_picture(make):
     import base64
     bundle = make()._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
+
+
+def test_the_picture_of_an_explorer_shows_what_the_widget_shows():
+    explorer = ZoneExplorer(SQUARE, draws=3)
+    axis, = explorer.picture().axes
+    assert len(axis.lines) == 0 and len(axis.images) == 1
+    explorer.state.ways = True
+    axis, = explorer.picture().axes
+    assert torch.allclose(torch.as_tensor(axis.lines[0].get_xydata()[:21]), explorer.ways.positions[:, 0].double()) and len(axis.lines[0].get_xydata()) == 22 * 12
+
+
+def test_the_picture_of_a_flow_shows_its_moment_its_posterior_and_a_second_solver():
+    flow = FlowExplorer(SQUARE, samples=8, frame=20, chosen=3)
+    ways, bars = flow.picture().axes
+    points = [line for line in ways.lines if line.get_marker() == "o" and not isinstance(line.get_markerfacecolor(), str)]
+    assert torch.allclose(torch.tensor([line.get_xydata()[0].tolist() for line in points]), flow.paths.positions[20]) and [line.get_markersize() == 9 for line in points] == [k == 3 for k in range(8)]
+    assert ways.get_title() == "t = 0.500" and bars.get_title() == "posterior of sample 3" and [bar.get_height() for bar in bars.patches] == pytest.approx(list(flow.bars.data[0].y))
+    dotted = lambda axis: [line for line in axis.lines if line.get_linestyle() == ":"]
+    assert not dotted(ways)
+    flow.state.compare, flow.state.other_steps = True, 5
+    line, = dotted(flow.picture().axes[0])
+    assert torch.allclose(torch.as_tensor(line.get_xydata()[:41]), flow.second.positions[:, 0].double()) and not torch.allclose(flow.second.positions, flow.paths.positions, atol=1e-2)
 
 
 def test_choosing_an_anchor_moves_none(monkeypatch):

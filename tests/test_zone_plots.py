@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, chances_at, draw_assignment, draw_paths, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
-                               plotly_assignment, plotly_paths, plotly_zones, zone_colours, zone_map)
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
+                               plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts)
 from lzn_nb.zones import LatentZones
 
 
@@ -99,6 +99,12 @@ def test_both_kinds_show_the_state(zones):
     assert figure_png(draw_zones(state, "zones")) == figure_png(draw_zones(state, "zones")) != figure_png(draw_zones(zone_map(zones, side=24, time=0.1, latents=normal(7, 2)), "zones"))
 
 
+def test_a_map_in_parts_is_the_map(zones):
+    *counts, state = zone_map_parts(zones, side=24, latents=normal(7, 2), size=100)
+    whole = zone_map(zones, side=24, latents=normal(7, 2))
+    assert counts == [7, 100, 100, 100, 100, 100, 76] and torch.equal(state.owner, whole.owner) and torch.allclose(state.probability, whole.probability, atol=1e-5) and torch.equal(state.belong, whole.belong)
+
+
 @pytest.mark.parametrize("n", [1, 10, 11, 300])
 def test_colours_are_different(n): assert torch.equal(zone_colours(n)[:10], zone_colours(10)[:n]) and len(zone_colours(n).unique(dim=0)) == n and 0 <= zone_colours(n).min() and zone_colours(n).max() <= 1
 
@@ -158,11 +164,19 @@ def test_lines_of_what_does_not_arrive_are_dashed():
     assert [line.get_linestyle() for line in draw_assignment(curves).axes[0].lines] == ["-", "--"]
 
 
+
+def test_both_kinds_show_a_posterior():
+    chances = normal(12).softmax(0)
+    figure, drawn = draw_posterior(chances, "half-way"), plotly_posterior(chances, "half-way").data[0]
+    assert [bar.get_height() for bar in figure.axes[0].patches] == pytest.approx(chances.tolist()) == list(drawn.y) and list(drawn.x) == list(range(12)) and list(drawn.marker.color) == rgb(zone_colours(12))
+    assert torch.allclose(torch.tensor([bar.get_facecolor()[:3] for bar in figure.axes[0].patches]), zone_colours(12), atol=1e-5)
+
+
 # -- titles ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize("title", ["costs $x_$", r"$\foo$ <b>"])
 def test_titles_are_no_formulas_and_no_tags(zones, title):
     state, paths, curves = zone_map(zones, side=4), paths_forward(zones, normal(2, 2), frames=2), assignment_curves(zones, normal(2, 2), [0, 1])
-    for paper, screen, what in ((draw_zones, plotly_zones, state), (draw_paths, plotly_paths, paths), (draw_assignment, plotly_assignment, curves)):
+    for paper, screen, what in ((draw_zones, plotly_zones, state), (draw_paths, plotly_paths, paths), (draw_assignment, plotly_assignment, curves), (draw_posterior, plotly_posterior, torch.ones(2) / 2)):
         assert figure_png(figure := paper(what, title)) and figure.axes[0].get_title() == title.replace("$", r"\$")
         assert screen(what, title).layout.title.text == title.replace("<b>", "&lt;b&gt;").replace("$", "&#36;")
 
@@ -173,7 +187,8 @@ def test_titles_are_no_formulas_and_no_tags(zones, title):
     (lambda z: zone_map(LatentZones(normal(4, 1))), "points: got 1 dimension"), (lambda z: paths_forward(z, normal(0, 2)), "z: got no latents"), (lambda z: paths_forward(z, normal(3, 2), frames=1), "frames: got 1, wanted at least 2"),
     (lambda z: plane_of(normal(5, 3), through=torch.zeros(2)), r"through: got shape \[2\], wanted \[3\]"), (lambda z: plane_of(normal(5, 2) / 0), "points: got numbers"), (lambda z: paths_back(z, [], normal(0, 2)), "index: got no anchors"),
     (lambda z: paths_back(z, [0, 99], normal(2, 2)), "index: got values from 0 to 99"), (lambda z: paths_back(z, [0, 1], normal(3, 2)), r"noise: got torch.float32 of shape \[3, 2\] on cpu, wanted a floating tensor \[2,2\]"), (lambda z: paths_back(z, [0.5], normal(1, 2)), "index: got torch.float32"),
-    (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got")])
+    (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got"),
+    *[(lambda z, draw=draw, given=given: draw(given), f"chances: got {what}, wanted real numbers") for draw in (draw_posterior, plotly_posterior) for given, what in ((normal(2, 2), r"torch.float32 of shape \[2, 2\]"), ([0.5, 0.5], "list"), (normal(0), r"torch.float32 of shape \[0\]"), (torch.ones(2).long(), "torch.int64"))]])
 def test_wrong_requests_are_named(zones, call, what):
     with pytest.raises(ValueError, match=what): call(zones)
 
