@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .data import ImageData, load_data
 from .flow import check_between, check_count
-from .network import ImageType, LabelType, LatentZoningNetwork
+from .network import ImageInput, LabelType, LatentZoningNetwork
 from .plots import as_text, check_labels, mosaic, new_figure
 from .saved import load_pretrained
 from .zone_plots import Plane, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
@@ -40,7 +40,7 @@ def check_weights(network: LatentZoningNetwork) -> None:
 def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str] = ("encoder", "decoder"), labels: bool = True) -> None:
     "`ValueError` unless the network has these `parts` for images such as those of `data`, and names their classes, or has no `labels` where it need not."
     types = network.types if isinstance(network, LatentZoningNetwork) else {}
-    for name, kind in (("image", ImageType), ("label", LabelType)):
+    for name, kind in (("image", ImageInput), ("label", LabelType)):
         if name in types and not isinstance(types[name], kind): raise ValueError(f"network: got {type(types[name]).__name__} for its type {name!r}, wanted {kind.__name__}")
         if name not in types and (name == "image" or labels): raise ValueError(f"network: got one of {sorted(types) or type(network).__name__}, wanted a LatentZoningNetwork of images{' and labels' * labels}")
     for part in parts:
@@ -186,7 +186,7 @@ class Seen:
 
 
 @torch.no_grad()
-def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 8, near: int = 8, sentence: str = "") -> Seen:
+def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 4, near: int = 8, sentence: str = "") -> Seen:
     "What lies at the latents `z` `[n,q]`, drawn from `noise` `[n,c,h,w]`; neighbours are those of `anchor` `[1,q]` (None: of the training image in whose zone the first latent lies). The decoder is told the `sentence`, if there is one."
     labels, chances = decided(trained.label_zones, z, time)
     told = {"label": labels} | ({"text": [sentence] * len(z)} if sentence else {})
@@ -229,7 +229,7 @@ class ImageReading:
 
 
 @torch.no_grad()
-def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 8, seed: int = 0) -> ImageReading:
+def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> ImageReading:
     "What the network reads in an `image` `[1,c,h,w]` in [-1, 1], by so many draws and evaluations; `ValueError` for another shape."
     network, zones = trained.network, trained.zones
     anchor = network.embed("image", image)

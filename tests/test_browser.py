@@ -432,6 +432,7 @@ def test_files_are_read_or_refused(playground, tmp_path):
     page.wait_for_selector("[role=alert] >> text=broken.png cannot be read as an image")
     upload(page, tmp_path / "four.png")
     page.wait_for_selector("[role=status] >> text=The drawing is read as 4")
+    page.wait_for_selector("text=labelled 4")  # of the nearest training image, when all else has followed
     shot(page, "playground")
     page.get_by_role("button", name="Wipe").click()
     page.get_by_alt_text("the drawing, and its reconstruction").wait_for(state="detached")

@@ -411,7 +411,7 @@ def nan_in(network, part):
 
 
 @pytest.mark.parametrize("make, what", [
-    (lambda n: LatentZoningNetwork({"image": n["image"], "label": n["image"]}), "network: got ImageType for its type 'label', wanted LabelType"), (lambda n: LatentZoningNetwork({"image": n["label"], "label": n["label"]}), "network: got LabelType for its type 'image', wanted ImageType"),
+    (lambda n: LatentZoningNetwork({"image": n["image"], "label": n["image"]}), "network: got ImageType for its type 'label', wanted LabelType"), (lambda n: LatentZoningNetwork({"image": n["label"], "label": n["label"]}), "network: got LabelType for its type 'image', wanted ImageInput"),
     (lambda n: n.half(), "network: got weights of torch.float16, wanted all of torch.float32"), (lambda n: n.bfloat16(), "network: got weights of torch.bfloat16, wanted all of torch.float32"), (lambda n: n.to("meta"), "holds no numbers (it is on the device meta), wanted weights"),
     (lambda n: nan_in(n, "decoder"), "types.image.decoder.mlp.0.weight holds numbers that are not finite"), (lambda n: nan_in(n, "encoder"), "holds numbers that are not finite, wanted finite ones")])
 def test_networks_that_cannot_be_used_are_named(make, what):
