@@ -188,7 +188,7 @@ def test_titles_are_no_formulas_and_no_tags(zones, title):
     (lambda z: plane_of(normal(5, 3), through=torch.zeros(2)), r"through: got shape \[2\], wanted \[3\]"), (lambda z: plane_of(normal(5, 2) / 0), "points: got numbers"), (lambda z: paths_back(z, [], normal(0, 2)), "index: got no anchors"),
     (lambda z: paths_back(z, [0, 99], normal(2, 2)), "index: got values from 0 to 99"), (lambda z: paths_back(z, [0, 1], normal(3, 2)), r"noise: got torch.float32 of shape \[3, 2\] on cpu, wanted a floating tensor \[2,2\]"), (lambda z: paths_back(z, [0.5], normal(1, 2)), "index: got torch.float32"),
     (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got"),
-    *[(lambda z, draw=draw, given=given: draw(given), f"chances: got {what}, wanted real numbers") for draw in (draw_posterior, plotly_posterior) for given, what in ((normal(2, 2), r"torch.float32 of shape \[2, 2\]"), ([0.5, 0.5], "list"), (normal(0), r"torch.float32 of shape \[0\]"), (torch.ones(2).long(), "torch.int64"))]])
+    *[(lambda z, draw=draw, given=given: draw(given), f"chances: got {what}, wanted real numbers") for draw in (draw_posterior, plotly_posterior) for given, what in ((normal(2, 2), r"torch.float32 of shape \[2, 2\]"), ([0.5, 0.5], "list"), (normal(0), r"torch.float32 of shape \[0\]"), (torch.ones(2).long(), r"torch.int64 of shape \[2\]"))]])
 def test_wrong_requests_are_named(zones, call, what):
     with pytest.raises(ValueError, match=what): call(zones)
 
