@@ -113,7 +113,7 @@ SCENARIOS = {  # by the name of the command, which is its module's
     "joint": Command("one model that draws, names and embeds images", "Train one model that draws, names and embeds images, and evaluate it on the test split.", "baseline",
                      {"rf": "no zones, a rectified flow that is told the class", "unlabelled": "zones, but no labels", "no-generation": "zones and labels, but no decoder", "cross-entropy": "the same encoder as a usual classifier"}),
     "text": Command("images, labels and sentences in one space", "Train one model of handwritten digits, their labels and sentences about them, that goes every way between the three, and evaluate each on the test split.", "baseline",
-                    {"contrastive": "the encoders of images and sentences alone, by contrast", **{f"without-{kind}": f"no {kind}s" for kind in ("label", "text", "image")}}, ("paper", "cifar10", "imagenet", "folder:photos"), "--set steps=800 --set jitter=0.3 ")}
+                    {"contrastive": "the encoders of images and sentences alone, by contrast", **{f"without-{kind}": f"no {kind}s" for kind in ("label", "text", "image")}}, ("paper", "cifar10", "imagenet", "folder:photos"), "--set steps=800 --set jitter=0.3 --set rate_decoder=0.004 ")}
 
 # %% ../nbs/40_cli.ipynb #f575c529
 def add_scenario(scenarios, name: str) -> None:
