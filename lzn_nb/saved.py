@@ -92,7 +92,7 @@ def named_file(path) -> Path:
 def check_notes(notes, place: str = "notes", within: tuple = ()) -> None:
     "`ValueError` that says where notes hold what JSON cannot: a tensor or another object, NaN or infinity, or themselves."
     if id(notes) in within: raise ValueError(f"{place}: got notes that hold themselves, wanted a tree: JSON has no other")
-    if len(within) > 100: raise ValueError(f"notes: got more than 100 levels, one in another, wanted fewer")
+    if len(within) > 100: raise ValueError("notes: got more than 100 levels, one in another, wanted fewer")
     if not (notes is None or isinstance(notes, (dict, list, tuple, str, bool, int, float))): raise ValueError(f"{place}: got {type(notes).__name__}, wanted what JSON can hold: texts, numbers, true, false, None, lists and dicts of them")
     if isinstance(notes, float) and not math.isfinite(notes): raise ValueError(f"{place}: got {notes}, wanted a finite number: JSON has no other")
     for key, value in notes.items() if isinstance(notes, dict) else enumerate(notes) if isinstance(notes, (list, tuple)) else (): check_notes(value, f"{place}/{key}", (*within, id(notes)))
