@@ -68,7 +68,7 @@ test: env ## check that notebooks, package and README agree, then run notebooks 
 	@echo "== 2/3 Every notebook runs (tiny preset): minutes"
 	@LZN_PRESET=tiny LZN_SEEDS=1 OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/nbdev_test --n_workers 2 --timing --do_print
 	@echo "== 3/3 pytest: minutes"
-	@OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/python -m pytest tests -q -n 2
+	@OMP_NUM_THREADS=$(NB_THREADS) $(BIN)/python -m pytest tests -q -n 2 --dist loadfile --no-loadscope-reorder
 
 # A file that somebody gives to a widget comes as one message, of which a server takes 10 MB at most unless told otherwise
 # (a larger one breaks the connection without a word). Settings in app/ let so much through that the widget itself can

@@ -30,12 +30,12 @@ def reading(method: Callable) -> Callable:
     "Let a module's method run without gradients and in eval mode; afterwards each submodule is in the mode it was in before."
     @functools.wraps(method)
     def run(self, *args, **options):
-        before = {module: module.training for module in self.modules()}
-        self.eval()
+        training = [module for module in self.modules() if module.training]
+        if training: self.eval()
         try:
             with torch.no_grad(): return method(self, *args, **options)
         finally:
-            for module, training in before.items(): module.training = training
+            for module in training: module.training = True
 
     return run
 
@@ -150,7 +150,7 @@ class ImageInput(DataType):
         self.condition = tuple(condition) if self.classes else ()
 
     def check(self, x) -> Tensor:
-        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or (not in training) NaN."
+        "Images as `[b,c,h,w]` in the network's precision, on its device; `ValueError` for another shape, whole numbers, or (not in training) NaN or bytes as they are."
         try: x = torch.as_tensor(x)
         except (TypeError, ValueError, RuntimeError): raise ValueError(f"image: got {type(x).__name__}, wanted a tensor [b,{','.join(map(str, self.shape))}] in [-1, 1]") from None
         if x.ndim != 4 or tuple(x.shape[1:]) != self.shape or not x.is_floating_point():
@@ -158,6 +158,7 @@ class ImageInput(DataType):
             raise ValueError(f"image: got {came(x)}, wanted floating [b,{wanted}] in [-1, 1]")
         if not self.training and not x.isfinite().all():  # looking makes a GPU wait; training notices by its gradient
             raise NotFinite(f"image: number {int((~x.isfinite()).flatten(1).any(1).nonzero()[0])} holds NaN or infinity, wanted numbers in [-1, 1]")
+        if not self.training and x.numel() and x.max() > 50: raise ValueError(f"image: got values up to {x.max():g}, wanted [-1, 1]; bytes become that by x / 127.5 - 1")
         return x.to(next(self.parameters(), x))
 
     def anchors(self, x) -> Tensor:

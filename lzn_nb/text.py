@@ -137,17 +137,14 @@ class HearingImage(ImageType):
         if self.classes < 0: raise ValueError(f"decoder: got one that is told {decoder.classes} numbers besides the latent, wanted at least the {ear.latent_dim} of the ear")
         self.condition = ("label",) * (self.classes > 0) + ("text",)
 
-    def hear(self, text: Sequence[str | None]) -> Tensor:
-        "What the decoder is told of each sentence, `[n,e]`; of None nothing, which is zeros."
-        return heard_by(self.ear, text)
-
     def given(self, z: Tensor, label: Tensor | None = None, text: Sequence[str | None] | Tensor | None = None, guidance: float | None = None) -> dict[str, Tensor | float]:
-        "What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, by which it is led on, or what `hear` made of them)."
+        "What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, by which it is led on, or what `heard_by` made of them)."
         named = one_hot(label, self.classes, z, checked=not self.training) if self.classes else z.new_zeros(len(z), 0)
-        heard = text if isinstance(text, Tensor) else self.hear([None] * len(z) if text is None else text)
+        heard = text if isinstance(text, Tensor) else heard_by(self.ear, [None] * len(z) if text is None else text)
         if len(heard) != len(z): raise ValueError(f"text: got {len(heard)} sentences, wanted {len(z)}, one for each latent")
-        lead = check_guidance(self.guidance if guidance is None else guidance) if text is not None and not isinstance(text, Tensor) else 1.0
-        return {"latent": z, "label": torch.cat([named, heard.to(z)], 1)} | ({"guidance": lead} if lead != 1 else {})
+        if guidance is None: guidance = 1.0 if text is None or isinstance(text, Tensor) else self.guidance
+        elif text is None: raise ValueError(f"guidance: got {guidance!r:.60} without a sentence, wanted one to be led by, as `text`")
+        return {"latent": z, "label": torch.cat([named, heard.to(z)], 1)} | ({"guidance": guidance} if check_guidance(guidance) != 1 else {})
 
     def flow(self, x_t: Tensor, t: Tensor, guidance: float = 1.0, **given) -> Tensor:
         "The velocity at `x_t` `[b,c,h,w]` and `t` `[b]` that is followed when drawing: the decoder's, led on by what it hears."

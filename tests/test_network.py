@@ -381,6 +381,7 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
     ("options: got 'label' for ImageType, wanted known=.'label': ….", lambda n, x: n.reconstruct(x, label=[0] * 12)),
     ("options: got 'noise' for ImageType, wanted one of .'chunk', 'progress', 'steps'", lambda n, x: n.reconstruct(x, noise=x)),
     ("options: got 'extrapolate' for ImageType", lambda n, x: n["image"].reconstruct(x, torch.zeros(12, Q), [0] * 12, extrapolate=True)),
+    ("image: got values up to 255, wanted .-1, 1.; bytes become that", lambda n, x: n.classify(255 * x.abs() / x.abs().amax())),
     ("noise: holds NaN or infinity", lambda n, x: n.generate("image", 12, noise=x / 0)),
     ("noise: got str, wanted a floating tensor .2, 1, 8, 8.", lambda n, x: n.generate("image", 2, noise="a")),
     ("noise: got torch.float32 of shape .12, 1, 8, 8., wanted a floating tensor .2, 1, 8, 8.", lambda n, x: n.generate("image", 2, noise=x)),

@@ -16,6 +16,7 @@ from lzn_nb.measures import ATTRIBUTES, Facts
 from lzn_nb.saved import load, save
 from lzn_nb.scenarios import base, text
 from lzn_nb.scenarios.text import TEXT, TEXT_PRESETS, common, edited, evaluate_text, in_both, load_text, plan_text, run_text, says_digit, scores_of, text_components, text_losses, text_network, turned_round, worded
+from lzn_nb.text import heard_by
 from test_ranks import gradient_of, on_ranks_and_here
 
 TINY, SHAPE = TEXT_PRESETS["tiny"], (1, 8, 8)
@@ -179,12 +180,12 @@ def test_a_run_can_be_planned_without_numbers():
 # -- what the decoder of images hears -------------------------------------------------------------
 def test_silence_is_zeros_and_a_sentence_is_its_ears(network):
     image, said = network["image"], ["a thick seven", None, "an 8", None]
-    heard = image.hear(said)
+    heard = heard_by(image.ear, said)
     assert heard.shape == (4, TINY.ear_dim) and not heard[[1, 3]].any() and torch.equal(heard[[0, 2]], image.ear.anchors(["a thick seven", "an 8"]))
-    assert not image.hear([None] * 3).any()
+    assert not heard_by(image.ear, [None] * 3).any()
     z, labels = network.prior(2, seeded()), torch.tensor([7, 8])
     told = image.given(z, labels, ["a thick seven", None])["label"]
-    assert torch.equal(told[:, :10], torch.nn.functional.one_hot(labels, 10).float()) and torch.equal(told[:, 10:], image.hear(["a thick seven", None]))
+    assert torch.equal(told[:, :10], torch.nn.functional.one_hot(labels, 10).float()) and torch.equal(told[:, 10:], heard_by(image.ear, ["a thick seven", None]))
 
 
 def test_what_is_said_reaches_the_picture_only_where_it_is_said(network):
@@ -217,7 +218,7 @@ def test_guidance_leads_on_by_what_the_sentence_changes(network):
     torch.testing.assert_close(loud - silent, 3 * (heard - silent), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(at(said, guidance=0), silent)
     torch.testing.assert_close(loud[2], silent[2])  # of nothing said, nothing is made more
-    assert not torch.allclose(loud[0], heard[0]) and torch.equal(heard, image.decoder(x, t, **image.given(z, labels, image.hear(said))))
+    assert not torch.allclose(loud[0], heard[0]) and torch.equal(heard, image.decoder(x, t, **image.given(z, labels, heard_by(image.ear, said))))
 
 
 def test_guidance_is_as_built_unless_another_is_asked_for(network, tmp_path):
@@ -234,6 +235,12 @@ def test_guidance_is_as_built_unless_another_is_asked_for(network, tmp_path):
 @pytest.mark.parametrize("guidance", [-0.1, math.nan, math.inf, "loud", True])
 def test_guidance_out_of_range_is_named(network, guidance):
     with pytest.raises(ValueError, match="guidance: got"): network.translate("a seven", "text", "image", guidance=guidance)
+
+
+@pytest.mark.parametrize("silent", [lambda n: n.generate("image", 2, guidance=3.0), lambda n: n.generate("image", label=[1, 2], guidance=3.0),
+                                    lambda n: n.reconstruct(batch(2)[0], guidance=3.0)])
+def test_guidance_without_a_sentence_is_named(network, silent):
+    with pytest.raises(ValueError, match="guidance: got 3.0 without a sentence"): silent(network)
 
 
 def test_guidance_does_not_change_what_is_learned():

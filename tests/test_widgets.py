@@ -383,6 +383,10 @@ def test_moments_samples_and_solvers():
     assert flow.bars.data[0].y == pytest.approx([0, 0, 1, 0]) and points.marker.size[6] > points.marker.size[5]
     flow.state.compare = True
     assert len(dotted.x) == len(lines.x) and flow.said.value.count("latents off by") == 2
+    flow.state.other, flow.state.other_steps = "euler", 5  # the first solver's ways are kept, the second's are new
+    for ways, ask in ((flow.paths, ("adams", 20)), (flow.second, ("euler", 5))):
+        fresh, error = solved(SQUARE, flow.noise, flow.index, *ask)
+        assert torch.equal(ways.positions, fresh.positions) and f"{', '.join(map(str, ask))} evaluations: latents off by {error:.2%}" in flow.said.value
     flow.state.other, flow.state.other_steps = "adams", 7
     assert "adams, 7 evaluations" in flow.said.value and flow.controls[-1].value == 7
     flow.controls[1].value = 3

@@ -30,7 +30,7 @@ from ..metrics import Judge, Result, accuracy, compare_images, linear_probe
 from ..network import LabelType, LatentZoningNetwork, count, normal
 from ..parallel import gather_rows, in_pieces, share, zones_of_batch
 from ..plots import image_grid
-from ..text import HearingImage, TextInput, distinct, make_text
+from ..text import HearingImage, TextInput, distinct, heard_by, make_text
 from ..training import Component
 from ..words import TextEncoder, Tokenizer
 from ..zone_plots import chances_at
@@ -160,7 +160,7 @@ def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Ten
         z = {"image": torch.where(cross, z["text"], z["image"]), "text": torch.where(cross, z["image"], z["text"])}
     if config.drawing:
         image, heard = network["image"], []
-        if isinstance(image, HearingImage): heard = [image.hear([one if loud else None for one, loud in zip(said, loud)])]
+        if isinstance(image, HearingImage): heard = [heard_by(image.ear, [one if loud else None for one, loud in zip(said, loud)])]
         found["flow"] = flow_errors(config, image, images, z["image"], labels, draw, *heard).mean()
     if config.writing: found["words"] = network["text"].errors(said, z["text"]).mean()
     return found
