@@ -32,12 +32,12 @@ def best_log_prob(log_prob: Tensor, cutoff: float = 0.2, first: int = 0) -> Tens
 def alignment_of(result: FlowResult, target: Tensor, cutoff: float = 0.2, log: bool = True) -> Tensor:
     "`alignment_loss` from what `LatentZones.flow(z, target)` gave, for those who want to know more of that."
     best = best_log_prob(result.log_prob, cutoff, result.first)
-    if result.sure: best = best.masked_fill(result.index == target, 0.0)  # t = 1, after the window
+    if result.sure: best = best.masked_fill(result.index == target if target.ndim == 1 else target.gather(1, result.index[:, None])[:, 0], 0.0)  # t = 1, after the window
     return -(best if log else best.exp()).mean()
 
 
 def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: float = 0.2, log: bool = True, sharpness: float | None = None) -> Tensor:
-    """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]` [§2.2.2, App. B].
+    """Scalar that is small where each latent `z` `[m,q]` flows into the zone of its `target` `[m]`, or into any zone of a set `[m,n]` [§2.2.2, App. B].
 
     Minus the mean over samples of the best log-probability on the way (`log=True`), or of the best probability; a latent
     that was followed to the end and has arrived at its target has probability 1 (`FlowResult.sure`; not so with a fixed `window`).
@@ -45,7 +45,7 @@ def alignment_loss(z: Tensor, zones: LatentZones, target: Tensor, *, cutoff: flo
     `ValueError` for targets out of range or without a zone, for no latents at all, for a `cutoff` outside [0, 1), and for a sharpness of 0 or less, or with Euler's method.
     """
     if not isinstance(zones, LatentZones): raise ValueError(f"zones: got {type(zones).__name__}, wanted LatentZones")
-    if target is None: raise ValueError("target: got None, wanted integers [m]")
+    if target is None: raise ValueError("target: got None, wanted integers [m], or bool [m,n]")
     result = (zones if sharpness is None else zones.at_sharpness(sharpness)).flow(z, target)
     if len(result.index) == 0: raise ValueError("z: got no latents, wanted [m,q] with m ≥ 1")
     return alignment_of(result, torch.as_tensor(target, device=result.index.device), cutoff, log)

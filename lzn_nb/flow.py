@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['SOLVERS', 'posterior_logits', 'posterior_mean', 'lam_from_time', 'time_from_lam', 'time_nodes', 'in_float64',
            'without_autocast', 'half_square_distances', 'nearest_distances', 'adams_weights', 'Course', 'plan_course',
-           'plan_ahead', 'Posterior', 'Block', 'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum', 'follow',
-           'meetings', 'retrace', 'keeps_tables', 'with_guests', 'Walk', 'Trajectory', 'integrate', 'block_size',
-           'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams', 'make_solver']
+           'plan_ahead', 'Posterior', 'inside', 'Block', 'KeptBlock', 'LogitAdjoint', 'Adjoint', 'weighted_sum',
+           'follow', 'meetings', 'retrace', 'keeps_tables', 'with_guests', 'Walk', 'Trajectory', 'integrate',
+           'block_size', 'free_memory', 'check_memory', 'check_count', 'check_between', 'Euler', 'Window', 'Adams',
+           'make_solver']
 
 # %% ../nbs/00_flow.ipynb #97cbf31f
 import math
@@ -194,13 +195,19 @@ class Posterior:
         "P(a_l | state, λ), valid until the next call: `[size,n]`, or fewer rows for fewer states."
         return torch.softmax(self.logits(state, lam), 1, out=self.prob[:len(state)])
 
+# %% ../nbs/00_flow.ipynb #5a1d0c77
+def inside(logits: Tensor, chosen: Tensor) -> Tensor:
+    "The `logits` `[b,n]` where a set is `chosen` `[b,n]`, and minus infinity elsewhere."
+    return logits.masked_fill(~chosen, -torch.inf)
+
 # %% ../nbs/00_flow.ipynb #e24b5ac1
 class Block(Posterior):
     "What a block of samples gains from its posterior: the slope of its states, and the log-probability of chosen anchors."
     def watched(self, state: Tensor, lam: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        "`posterior`, and the logarithm of what it gives for the `target` `[size]`, from the logits: it exists where the probability is 0."
+        "`posterior`, and the logarithm of what it gives for the `target` `[size]` or for a set of them `[size,n]`, from the logits: it exists where the probability is 0."
         logits = self.logits(state, lam)
-        below = logits.gather(1, target[:, None])[:, 0] - logits.amax(1)
+        asked = logits.gather(1, target[:, None])[:, 0] if target.ndim == 1 else inside(logits, target).logsumexp(1)
+        below = asked - logits.amax(1)
         prob = torch.softmax(logits, 1, out=self.prob)
         return prob, below + prob.amax(1).log()
 
@@ -240,14 +247,15 @@ class LogitAdjoint(Block):
     def d_logits(self, off_own: Tensor, slope: Tensor, g: Tensor, target: Tensor | None = None, g_log_prob: Tensor | None = None) -> Tensor:
         """(6): derivative by the logits `[b,n]` from those by the slope `g` `[b,q]` and by the target's log-probability `[b]`.
 
-        `off_own` `[b,n]`, `slope` `[b,q]`: as they were on the way there, of all samples or of the first b.
+        `target`: `[b]`, or `[b,n]`, each anchor's share of the probability of a set. `off_own` `[b,n]`, `slope` `[b,q]`: as they were on the way there, of all samples or of the first b.
         """
         b = len(g)
         by_prob, less = torch.mm(g, self.anchors.T, out=self.by_logits[:b]), torch.mul(g, slope, out=self.query[:b]).sum(1, keepdim=True)
         if g_log_prob is not None: less = less + g_log_prob[:, None]  # (log P)' = 1 at the target, less P
         by_prob -= less if self.own is None else less + by_prob.gather(1, self.own[:, None])  # from one product, so that copies cancel
         d_logits = by_prob.mul_(off_own)  # at the own anchor it does not matter
-        if g_log_prob is not None: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
+        if g_log_prob is not None and target.ndim == 1: d_logits.scatter_add_(1, target[:, None], g_log_prob[:, None])
+        elif g_log_prob is not None: d_logits.addcmul_(target, g_log_prob[:, None])
         return self.balance(d_logits)
 
 # %% ../nbs/00_flow.ipynb #61fccf42
@@ -264,6 +272,7 @@ class Adjoint(LogitAdjoint):
 
         `table` `[b,n]`: the `off_own` of this evaluation where it was kept; else it is computed again from the state.
         """
+        if g_log_prob is not None and target.ndim == 2: target = inside(self.logits(state, lam), target).softmax(1)
         b, own, off_own = len(state), self.own, self.off_own(self.posterior(state, lam)) if table is None else table
         d_logits = self.d_logits(off_own, slope, g, target, g_log_prob)
         self.to_anchors.addmm_(off_own.T, g)
@@ -410,7 +419,7 @@ def integrate(
 
     `state` `[m,q]` is y, or for samples of the anchors `own` `[m]` the noise that y implies, y - λ·anchors[own]; `distances`
     computes their `half_squares` `[m,n]` (default: `half_square_distances`), now unless given, and on the way back if need be.
-    `past` `[p,m,q]`: slopes known from before the first evaluation, newest first. `target` `[m]` asks for log-probabilities.
+    `past` `[p,m,q]`: slopes known from before the first evaluation, newest first. `target` `[m]`, or `[m,n]` for sets of anchors, asks for log-probabilities.
     `guests` `[m,q]`: samples that join the anchors, each alone, and behind which `own` then counts. Checks nothing: `LatentZones` does.
     """
     course = replace(course, lams=[lam.to(state) if isinstance(lam, Tensor) else state.new_full((), lam) for lam in course.lams])

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LARGEST', 'NotFinite', 'came', 'check_rows', 'check_anchors', 'beside', 'check_weights', 'log_of_weights',
            'AnchorSet', 'Sizes', 'Scales', 'Standing', 'Members', 'half_squares_of', 'measure', 'centred',
-           'spread_with_guests', 'Guests', 'check_index', 'check_points', 'scaled_noise', 'course_for', 'Path',
-           'make_path', 'walk_back', 'kept_numbers', 'check_room', 'latents_of_block', 'in_blocks', 'latent_blocks',
-           'latent_path', 'FlowResult', 'nearest_active', 'first_step', 'flow_of_block', 'joined', 'flow_in_blocks',
-           'latent_flow', 'assigned_blocks', 'course_of_flow', 'samples_of', 'Encoding', 'LatentZones']
+           'spread_with_guests', 'Guests', 'check_index', 'check_target', 'check_points', 'scaled_noise', 'course_for',
+           'Path', 'make_path', 'walk_back', 'kept_numbers', 'check_room', 'latents_of_block', 'in_blocks',
+           'latent_blocks', 'latent_path', 'FlowResult', 'nearest_active', 'first_step', 'flow_of_block', 'joined',
+           'flow_in_blocks', 'latent_flow', 'assigned_blocks', 'course_of_flow', 'samples_of', 'Encoding',
+           'LatentZones']
 
 # %% ../nbs/01_zones.ipynb #1d717ab8
 import math
@@ -297,6 +298,17 @@ def check_index(name: str, index: Tensor | Sequence, zones: AnchorSet) -> Tensor
     if empty.any(): raise ValueError(f"{name}: got {int(index[empty][0])}, an anchor of weight 0 that owns no zone, wanted one with weight > 0")
     return index
 
+
+def check_target(target: Tensor | Sequence, zones: AnchorSet) -> Tensor:
+    "Integers `[m]` as `check_index`, or sets of anchors `[m,n]` (bool), each with a zone in it; `ValueError` for anything else."
+    target = beside("target", target, zones.anchors, "integers [m], or for sets of anchors bool [m,n]")
+    if target.dtype != torch.bool or target.ndim != 2: return check_index("target", target, zones)
+    if target.shape[1] != len(zones): raise ValueError(f"target: got {came(target)}, wanted bool [m,{len(zones)}], a column for each anchor")
+    if not zones.checked: return target
+    none = ~(target & zones.log_weights.isfinite()).any(1)
+    if none.any(): raise ValueError(f"target: got number {int(none.nonzero()[0])} without any anchor that owns a zone, wanted one at least in each set")
+    return target
+
 # %% ../nbs/01_zones.ipynb #cad1d003
 def check_points(name: str, points: Tensor, zones: AnchorSet, m: int | None = None) -> Tensor:
     "Points `[m,q]` (None: any number of them), in the anchors' dtype, which lower precision becomes; `ValueError` for a higher one, others, or another device."
@@ -464,10 +476,10 @@ def flow_in_blocks(zones: Scales, course: Course, z: Tensor, target: Tensor | No
 
 # %% ../nbs/01_zones.ipynb #cc186f6b
 def latent_flow(zones: Scales, z: Tensor, target: Tensor | None = None, keep: bool = False, progress: bool = False) -> FlowResult:
-    "FM(z; t) [§2.2.1]: latents `[m,q]` forward through the anchors, watching the probability of each one's `target` `[m]`."
+    "FM(z; t) [§2.2.1]: latents `[m,q]` forward through the anchors, watching the probability of each one's `target` `[m]`, or of a set of anchors `[m,n]` together."
     z = check_points("z", z, zones)
     if target is not None:
-        target = check_index("target", target, zones)
+        target = check_target(target, zones)
         if len(target) != len(z): raise ValueError(f"target: got {len(target)} entries, wanted {len(z)}, one for each latent")
     (n, q), r, grad = zones.anchors.shape, zones.solver.steps, torch.is_grad_enabled()
     check_room(zones, len(z), (2 * r + 8 if grad or keep else 6) * q + (r * n if grad and keeps_tables(n, q) else 0))
@@ -528,7 +540,7 @@ class LatentZones(Encoding):
         return other
 
     def flow(self, z: Tensor, target: Tensor | Sequence | None = None, *, keep_path: bool = False) -> FlowResult:
-        "Follow latents `z` `[m,q]` into their zones; with `target` `[m]`, log-probabilities of these anchors on the way."
+        "Follow latents `z` `[m,q]` into their zones; with `target` `[m]`, log-probabilities of these anchors on the way, or of sets of them (`[m,n]`, true for those of a latent's set)."
         return latent_flow(self, z, target, keep_path)
 
     @torch.no_grad()

@@ -72,10 +72,10 @@ def test_published_contrastive_loss(case, dtype):
             if case == "saturated": close(gradient, np.zeros(gradient.shape), 1e-7)
 
 
+@pytest.mark.parametrize("target", [torch.tensor([0, 1, 2, 1]), torch.tensor([[1, 1, 0], [0, 1, 0], [0, 1, 1], [1, 0, 1]]).bool()])
 @pytest.mark.parametrize("log", [True, False])
-def test_gradcheck(log):
+def test_gradcheck(log, target):
     weights = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
-    target = torch.tensor([0, 1, 2, 1])
     for options in (dict(solver="euler", steps=7), dict(steps=7, window=5.0, unit=0.2)):
         loss = lambda z, a: alignment_loss(z, LatentZones(a, weights, **options), target, log=log)
         assert torch.autograd.gradcheck(loss, (randn(4, 2).requires_grad_(), randn(3, 2, seed=1).requires_grad_()))
@@ -175,6 +175,22 @@ def test_sharpness_is_for_zones_by_adams_and_leaves_the_zones_as_they_are():
     assert torch.equal(other.flow(z, torch.zeros(20, dtype=torch.long)).log_prob, early.flow(z, torch.zeros(20, dtype=torch.long)).log_prob)
     with pytest.raises(ValueError, match="sharpness: got 2.0 beside window"): LatentZones(randn(4, 2), window=3.0, sharpness=2.0)
     with pytest.raises(ValueError, match="sharpness: got 2.0 with Euler"): LatentZones(randn(4, 2), solver="euler").at_sharpness(2.0)
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("options", [dict(solver="adams"), dict(solver="euler")])
+def test_a_set_of_one_is_that_one_and_of_all_costs_nothing(scale, options):
+    "Loss and gradient, also where probabilities underflow; a member more never costs more."
+    target, n = torch.arange(8) % 5, 5
+    z, anchors = randn(8, 3).float().requires_grad_(), (scale * randn(n, 3, seed=1)).float().requires_grad_()
+    loss = lambda target: alignment_loss(z, LatentZones(anchors, **options), target)
+    one, set_of_one = loss(target), loss(torch.arange(n)[None] == target[:, None])
+    torch.testing.assert_close(set_of_one, one)
+    for found, wanted in zip(torch.autograd.grad(set_of_one, (z, anchors)), torch.autograd.grad(one, (z, anchors))):
+        assert wanted.abs().max() > 0
+        torch.testing.assert_close(found, wanted)
+    assert float(loss(torch.ones(8, n).bool()).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(loss((torch.arange(n)[None] == target[:, None]) | (torch.arange(n) == 2)).detach()) <= float(one.detach()) + 1e-6
 
 
 def test_lists_will_do_as_targets(): assert alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), [0, 1, 2]) == alignment_loss(randn(3, 2), LatentZones(randn(3, 2)), torch.arange(3))

@@ -446,13 +446,14 @@ def test_gradient_of_the_inverse_flow(solver):
 
 
 @pytest.mark.usefixtures("tables")
+@pytest.mark.parametrize("target", [torch.arange(5) % 4, torch.tensor([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [1, 1, 1, 1], [0, 0, 1, 1]]).bool()])
 @pytest.mark.parametrize("solver", [Euler(5), Adams(5, window=4.0, unit=0.3)])
-def test_gradient_of_the_forward_flow_and_its_log_probabilities(solver):
+def test_gradient_of_the_forward_flow_and_its_log_probabilities(solver, target):
     anchors, z, log_weights = randn(4, 2, seed=27).requires_grad_(), randn(5, 2, seed=28).requires_grad_(), log_shares(4, 29).requires_grad_()
     walk = flow_along if solver.knows_start else lambda course, anchors, z, *rest, **options: integrate(z, course, anchors, *rest, **options)
 
     def watched(anchors, z, log_weights):
-        way = walk(solver.forward_course(1.0, 1.0), anchors, z, log_weights, target=torch.arange(5) % 4)
+        way = walk(solver.forward_course(1.0, 1.0), anchors, z, log_weights, target=target)
         return way.log_prob, way.state, way.slope
 
     assert torch.autograd.gradcheck(watched, (anchors, z, log_weights))

@@ -147,7 +147,8 @@ def test_only_captions_of_one_image_are_aligned_to_it(monkeypatch):
     config, images, codes = dataclasses.replace(TINY, back_weight=2.0), *batch()
     said, seen = [caption(facts, seeded(k), mention=1.0) for k, facts in enumerate(unpacked(codes))], []
     said[1] = "a digit"  # true of all
-    alone = text.only_fit(said, codes)
+    zones, own = awake()["text"].zones(said)
+    alone = text.only_fit(text.fitting(said, codes, own, len(zones)), own)
     assert 1 not in alone and all(sum(a == b for b in unpacked(codes)) == 1 for a in (unpacked(codes)[k] for k in alone)) and len(alone) > 5
     monkeypatch.setattr(text, "worded", lambda config, codes, generator: said)
     plain = text.alignment_loss
@@ -159,6 +160,25 @@ def test_only_captions_of_one_image_are_aligned_to_it(monkeypatch):
     torch.testing.assert_close(found["loss"], without["loss"] + 2 * found["back_alignment"])
     monkeypatch.setattr(text, "worded", lambda config, codes, generator: ["a digit"] * len(codes))
     assert "back_alignment" not in losses(config, network, images, codes)
+
+
+def test_images_are_aligned_to_every_sentence_that_fits_them(monkeypatch):
+    "Also to those that another image came with, and always to their own; only to that where it is asked for."
+    images, codes = batch(6)
+    said, seen = ["a zero", "a digit", "a two", "a thick one", "a digit", "a thin one"], []
+    monkeypatch.setattr(text, "worded", lambda config, codes, generator: said)
+    plain = text.alignment_loss
+    monkeypatch.setattr(text, "alignment_loss", lambda z, zones, target, **more: seen.append((target, len(zones))) or plain(z, zones, target, **more))
+    network = awake()
+    own = network["text"].zones(said)[1]
+    loose = losses(TINY, network, images, codes)
+    among, zones = seen[-1]
+    assert zones == 5  # "a digit" is one
+    for k, facts in enumerate(unpacked(codes)):
+        fits = {own[j].item() for j, one in enumerate(said) if j == k or all(value in (None, getattr(facts, name)) for name, value in dataclasses.asdict(facts_in(one).facts).items())}
+        assert set(among[k].nonzero()[:, 0].tolist()) == fits and own[1].item() in fits
+    strict = losses(dataclasses.replace(TINY, own_only=True), network, images, codes)
+    assert torch.equal(seen[-1][0], own) and strict["text_alignment"] > loose["text_alignment"]
 
 
 def test_latents_are_exchanged_in_the_share_asked_for(monkeypatch):

@@ -511,15 +511,31 @@ def test_bad_encode(request_, message):
     (torch.zeros(2, 4), None, r"z: got .*\[2, 4\]"), (torch.zeros(3), None, r"z: got .*\[3\]"), (torch.full((1, 3), float("nan")), None, "z"),
     (torch.zeros(2, 3), torch.tensor([0]), "target: got 1"), (torch.zeros(1, 3), torch.tensor([3]), "target: got"),
     (torch.zeros(1, 3), torch.tensor([1.5]), "target: got"), (torch.zeros(1, 3, device="meta"), None, "z: .* on meta, wanted .* on cpu"), (3, None, "z: got int"),
-    (torch.zeros(1, 3).long(), None, "z: got torch.int64"), (torch.zeros(1, 3), "one", "target: got str"), (torch.zeros(1, 3), torch.zeros(1, device="meta").long(), "target: .*meta")])
+    (torch.zeros(1, 3).long(), None, "z: got torch.int64"), (torch.zeros(1, 3), "one", "target: got str"), (torch.zeros(1, 3), torch.zeros(1, device="meta").long(), "target: .*meta"),
+    (torch.zeros(2, 3), torch.ones(2, 4).bool(), r"target: got torch.bool of shape .2, 4., wanted bool .m,3."), (torch.zeros(2, 3), torch.ones(1, 3).bool(), "target: got 1 entries, wanted 2"),
+    (torch.zeros(2, 3), torch.tensor([[True, False, False], [False] * 3]), "target: got number 1 without any anchor"), (torch.zeros(2, 3), torch.ones(2, 3), "target: got torch.float32")])
 def test_bad_flow(z, target, message):
     with pytest.raises(ValueError, match=message): LatentZones(torch.eye(3)).flow(z, target)
+
+
+@pytest.mark.parametrize("options", [{"solver": "adams"}, {"solver": "euler", "steps": 9}, {"solver": "adams", "block": 4}])
+def test_the_probability_of_a_set_is_the_sum_of_its_members(options):
+    "At each evaluation; of one anchor it is that of the anchor as a target, and of all it is 1."
+    zones, z = LatentZones(2 * randn(6, 3), randn(6, seed=3).exp(), **options), randn(11, 3, seed=1)
+    chosen = torch.rand(11, 6, generator=torch.Generator().manual_seed(2)) < 0.4
+    chosen[:, 2] = True
+    alone = torch.stack([zones.flow(z, torch.full((11,), k)).log_prob for k in range(6)], 2)
+    found = zones.flow(z, chosen)
+    torch.testing.assert_close(found.log_prob, alone.masked_fill(~chosen, -torch.inf).logsumexp(2))
+    torch.testing.assert_close(zones.flow(z, torch.arange(6)[None] == found.index[:, None]).log_prob, zones.flow(z, found.index).log_prob)
+    torch.testing.assert_close(zones.flow(z, torch.ones(11, 6).bool()).log_prob, torch.zeros_like(found.log_prob))
 
 
 def test_no_zone_without_weight():
     zones = LatentZones(torch.eye(3), torch.tensor([0.0, 1.0, 1.0]))
     for call in (lambda: zones.encode(torch.tensor([0])), lambda: zones.flow(torch.zeros(1, 3), torch.tensor([0]))):
         with pytest.raises(ValueError, match="weight 0"): call()
+    with pytest.raises(ValueError, match="number 0 without any anchor that owns a zone"): zones.flow(torch.zeros(1, 3), torch.tensor([[True, False, False]]))
 
 
 def test_only_the_proportions_of_weights_count_at_any_size():

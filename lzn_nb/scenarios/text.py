@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIGURES', 'TEXT_BASELINES', 'TEXT', 'run_text',
            'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hearing_image', 'text_network',
-           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'says_digit', 'only_fit', 'alignment_losses',
-           'contrastive_loss', 'text_components', 'Trial', 'told_by', 'shares', 'judge_captions', 'judge_drawn',
-           'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images', 'scores_of',
-           'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial',
+           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'fitting', 'only_fit', 'says_digit',
+           'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'told_by', 'shares', 'judge_captions',
+           'judge_drawn', 'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images',
+           'scores_of', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial',
            'evaluate_text', 'validate_text', 'text_samples', 'text_pictures']
 
 # %% ../../nbs/23_text.ipynb #c4209421
@@ -51,6 +51,7 @@ class TextConfig(LabelledConfig):
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
+    own_only: bool = False        # whether images are aligned to their own sentence only, not to all that fit them
     back_weight: float = 0.0      # of the alignment the other way round: of sentences that fit one image only to that image
     word_weight: float = 0.1      # of the cross-entropy of a sentence, in nats
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
@@ -165,20 +166,27 @@ def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Ten
     if config.writing: found["words"] = network["text"].errors(said, z["text"]).mean()
     return found
 
+# %% ../../nbs/23_text.ipynb #c3f0a1d2
+def fitting(said: Sequence[str], codes: Tensor, own: Tensor, zones: int) -> Tensor:
+    "Which of so many `zones` of sentences fit each of the images whose facts are `codes` `[n]`, `[n,zones]`; `own` `[n]` are those of the captions `said`."
+    found = torch.zeros(len(codes), zones, dtype=torch.bool, device=codes.device)
+    if not codes.is_meta: found[:, own] = fits(packed(told_by(said)), codes).T.to(codes.device)
+    return found.scatter_(1, own[:, None], True)
+
+
+def only_fit(fitting: Tensor, own: Tensor) -> Tensor:
+    "The numbers of those captions that fit their own image alone: `fitting` `[n,zones]` says which zones fit each image, `own` `[n]` are those of the captions."
+    if fitting.is_meta: return torch.arange(len(own), device=own.device)  # where only sizes are asked for: at most all of them
+    return (fitting.sum(0)[own] == 1).nonzero()[:, 0]
+
 # %% ../../nbs/23_text.ipynb #01ee3a71
 def says_digit(said: Sequence[str]) -> list[int]:
     "The numbers of those captions that tell the digit."
     return [k for k, one in enumerate(said) if facts_in(one).facts.digit is not None]
 
 
-def only_fit(said: Sequence[str], codes: Tensor) -> Tensor:
-    "The numbers of those captions that are true of their own image alone, of all whose facts are `codes` `[n]`."
-    if codes.is_meta: return torch.arange(len(codes), device=codes.device)  # where only sizes are asked for: at most all of them
-    return (fits(packed(told_by(said)), codes).sum(1) == 1).nonzero()[:, 0].to(codes.device)
-
-
 def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
-    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of their sentences, and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
+    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of all sentences that fit them, and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
     found, labels, align = {}, digits_in(codes), partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
     if "label" in config.kinds:
         zones, _ = network["label"].zones(weights=F.one_hot(labels, network["label"].classes).sum(0), checked=False)
@@ -187,8 +195,9 @@ def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Te
         found["alignment"] = sum(parts)
     if len(places) < 2: return found
     image, text = places["image"], places["text"]
-    found["text_alignment"] = align(image.centres, text.zones, text.own[share(len(labels))], sharpness=config.text_sharpness)
-    if config.back_weight and len(alone := only_fit(said, codes)): found["back_alignment"] = align(text.centres[alone], image.zones, alone, sharpness=config.text_sharpness)
+    allowed = fitting(said, codes, text.own, len(text.zones))
+    found["text_alignment"] = align(image.centres, text.zones, (text.own if config.own_only else allowed)[share(len(labels))], sharpness=config.text_sharpness)
+    if config.back_weight and len(alone := only_fit(allowed, text.own)): found["back_alignment"] = align(text.centres[alone], image.zones, alone, sharpness=config.text_sharpness)
     return found
 
 # %% ../../nbs/23_text.ipynb #53921221
