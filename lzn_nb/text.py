@@ -138,7 +138,9 @@ class HearingImage(ImageType):
         self.condition = ("label",) * (self.classes > 0) + ("text",)
 
     def given(self, z: Tensor, label: Tensor | None = None, text: Sequence[str | None] | Tensor | None = None, guidance: float | None = None) -> dict[str, Tensor | float]:
-        "What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, by which it is led on, or what `heard_by` made of them)."
+        """What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, by which it is led on, or what `heard_by` made of them).
+
+        None among the sentences is silence. A network's `decode` reads all that is `known` as samples, and so takes a sentence for each latent or none at all."""
         named = one_hot(label, self.classes, z, checked=not self.training) if self.classes else z.new_zeros(len(z), 0)
         heard = text if isinstance(text, Tensor) else heard_by(self.ear, [None] * len(z) if text is None else text)
         if len(heard) != len(z): raise ValueError(f"text: got {len(heard)} sentences, wanted {len(z)}, one for each latent")

@@ -3,6 +3,8 @@ import copy
 import dataclasses
 import math
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lzn_nb.captioned import captioned, digits_in, packed, unpacked
-from lzn_nb.captions import caption, facts_in, is_grammatical, words_in
+from lzn_nb.captions import DIGITS, caption, facts_in, is_grammatical, words_in
 from lzn_nb.data import load_data
 from lzn_nb.measures import ATTRIBUTES, Facts
 from lzn_nb.saved import load, save
@@ -57,7 +59,7 @@ def run(tmp_path_factory): return run_text("digits", "tiny", tmp_path_factory.mk
     ({"zones": False}, "zones: got False"), ({"crossed": 1.5}, "crossed: got 1.5"), ({"heard": -0.1}, "heard: got -0.1"), ({"mention": math.nan}, "mention: got nan"),
     ({"temperature": 0.0}, "temperature: got 0.0"), ({"text_sharpness": 0.0}, "text_sharpness: got 0.0"), ({"text_weight": math.inf}, "text_weight: got inf"),
     ({"text_width": 30}, "text_width: got 30, wanted a multiple of the 4 heads"), ({"text_layers": 0}, "text_layers: got 0"), ({"ear_dim": 0}, "ear_dim: got 0"),
-    ({"guidance": -1.0}, "guidance: got -1"), ({"back_weight": -1.0}, "back_weight: got -1")])
+    ({"alpha_from": 0.6, "alpha": 0.5}, "alpha_from: got 0.6, wanted at most alpha, which is 0.5"), ({"guidance": -1.0}, "guidance: got -1"), ({"back_weight": -1.0}, "back_weight: got -1")])
 def test_settings_out_of_range_are_refused(changes, words):
     with pytest.raises(ValueError, match=words): dataclasses.replace(TINY, **changes)
 
@@ -290,20 +292,38 @@ def test_search_finds_what_lies_in_the_zone(network, monkeypatch):
     zones, own = network["text"].zones(said)
     order = torch.tensor([2, 0, 3, 1])
     monkeypatch.setattr(network, "latents", lambda name, x, alpha: zones.encode(own[order], alpha=0.0))
-    scores = scores_of(network, dataclasses.replace(TINY, text_sharpness=400.0), torch.zeros(4, *SHAPE), said)
+    scores = scores_of(network, torch.zeros(4, *SHAPE), said, sharpness=400.0)
     assert torch.equal(scores.argmax(1), order) and torch.allclose(scores.exp().sum(1), torch.ones(4), atol=1e-5)
+    alone = scores_of(network, torch.zeros(4, *SHAPE), said[2], sharpness=400.0, among=[*said[:2], said[3]])
+    torch.testing.assert_close(alone, scores[:, 2:3])
+    blunt = scores_of(network, torch.zeros(4, *SHAPE), said)  # by itself as sharply as the presets are trained
+    assert torch.equal(blunt, scores_of(network, torch.zeros(4, *SHAPE), said, sharpness=TINY.compared)) and not torch.allclose(blunt, scores)
+
+
+def test_a_sentence_without_company_cannot_be_searched_by(network):
+    with pytest.warns(UserWarning, match="text: a single sentence fits all images alike; give others in `among`"): found = scores_of(network, batch(3)[0], "a thick seven")
+    assert not found.any() and scores_of(network, batch(3)[0], "a thick seven", among="zero").any()
+    with pytest.raises(ValueError, match="sharpness: got -1"): scores_of(network, batch(3)[0], "a thick seven", among="zero", sharpness=-1)
+
+
+def test_what_was_trained_by_contrast_is_compared_by_cosines():
+    config = configured("contrastive")
+    network, images, said = text_network(config, SHAPE, 10).eval(), batch(3)[0], ["a thick seven", "an 8"]
+    wanted = torch.nn.functional.cosine_similarity(network.embed("image", images)[:, None], network.embed("text", said)[None], dim=2)
+    torch.testing.assert_close(scores_of(network, images, said, sharpness=config.compared), wanted)
 
 
 @pytest.mark.parametrize("contrastive", [False, True])
 def test_a_search_takes_what_the_network_takes_and_names_the_rest(contrastive):
     config = configured("contrastive") if contrastive else TINY
     network, images = text_network(config, SHAPE, 10).eval(), batch(3)[0]
-    assert torch.equal(scores_of(network, config, images, "a thick seven"), alone := scores_of(network, config, images, ["a thick seven"])) and alone.shape == (3, 1)
+    search = partial(scores_of, network, sharpness=config.compared)
+    assert torch.equal(search(images, "a thick seven", among="zero"), alone := search(images, ["a thick seven"], among=["zero"])) and alone.shape == (3, 1)
     for wrong, words in (([], "text: got no samples"), (7, "text: got int"), (["an 8", ""], "text: got an empty sentence"), ("purple elephants", "no word is known")):
-        with pytest.raises(ValueError, match=words): scores_of(network, config, images, wrong)
+        with pytest.raises(ValueError, match=words): search(images, wrong)
     for wrong, words in ((images[:0], "image: got no samples"), (images[:, :, :4], "image: got .* of shape"), ("image", "image: got str"), (images * torch.nan, "image: number 0 holds NaN")):
-        with pytest.raises(ValueError, match=words): scores_of(network, config, wrong, ["an 8", "zero"])
-    with pytest.warns(UserWarning, match="purple") as told: scores_of(network, config, images, ["a purple seven", "an 8"])
+        with pytest.raises(ValueError, match=words): search(wrong, ["an 8", "zero"])
+    with pytest.warns(UserWarning, match="purple") as told: search(images, ["a purple seven", "an 8"])
     assert len(told) == 1
 
 
@@ -313,7 +333,7 @@ def test_recall_is_counted(network, monkeypatch, better, first, five):
     said, k = ["a zero", "a one", "a two", "a three", "a four", "a five", "a six", "a seven"], torch.arange(8)
     trial = text.Trial(torch.zeros(8, *SHAPE), packed([Facts(digit=d) for d in range(8)]), said, None, None, seeded(), TINY)
     away = (k[None] - k[:, None]) % 8  # 0: one's own, 1 to 7: the others, from either side
-    monkeypatch.setattr(text, "scores_of", lambda *given: torch.where(away == 0, 0.5, torch.where(away <= better, 1.0, 0.0)))
+    monkeypatch.setattr(text, "scores_of", lambda *given, **more: torch.where(away == 0, 0.5, torch.where(away <= better, 1.0, 0.0)))
     found = {key: result.value for key, result in text.judge_search(network, trial).items()}
     for way in ("image_by_caption", "caption_by_image"):
         assert found[f"{way}_own_1"] == found[f"{way}_fits"] == first and found[f"{way}_own_5"] == five
@@ -322,10 +342,155 @@ def test_recall_is_counted(network, monkeypatch, better, first, five):
 def test_of_equal_captions_any_is_the_own_one(network, monkeypatch):
     codes, said = packed([Facts(digit=1)] * 6), ["a one"] * 6
     trial = text.Trial(torch.zeros(6, *SHAPE), codes, said, None, None, seeded(), TINY)
-    monkeypatch.setattr(text, "scores_of", lambda *given: torch.arange(6.0).expand(6, 6))
+    monkeypatch.setattr(text, "scores_of", lambda *given, **more: torch.arange(6.0).expand(6, 6))
     found = {key: result.value for key, result in text.judge_search(network, trial).items()}
     assert found["caption_by_image_own_1"] == found["caption_by_image_fits"] == found["image_by_caption_fits"] == 1.0
     assert found["image_by_caption_own_1"] == pytest.approx(1 / 6)
+
+
+def test_a_search_for_one_of_five_among_fewer_is_one_for_one_of_all(network, monkeypatch):
+    trial = text.Trial(torch.zeros(3, *SHAPE), packed([Facts(digit=k) for k in range(3)]), ["zero", "a one", "a two"], None, None, seeded(), TINY)
+    monkeypatch.setattr(text, "scores_of", lambda *given, **more: -torch.eye(3))
+    found = {key: result.value for key, result in text.judge_search(network, trial).items()}
+    assert all(found[f"{way}_own_1"] == 0 and found[f"{way}_own_5"] == 1 for way in ("image_by_caption", "caption_by_image"))
+
+
+# -- judges -----------------------------------------------------------------------------------------
+SAID = [Facts(k, ("thin", "thick")[k % 2], ("left", "right")[k // 2 % 2]) for k in range(8)]
+SEEN = [dataclasses.replace(one, shape="narrow", place="top") for one in SAID]  # an image shows more than is said of it
+
+
+def spoken(facts):
+    "A sentence that says these facts: digit, thickness and slant as far as they are there."
+    noun = "digit" if facts.digit is None else DIGITS[facts.digit]
+    return " ".join(filter(None, ("a" + "n" * (noun == "eight" and not facts.thickness), facts.thickness, noun))) + (f", leaning {facts.slant}" if facts.slant else "")
+
+
+def drawn(facts): return packed(facts).double().reshape(-1, 1, 1, 1)
+
+
+def but(facts, **changes):
+    "These facts with others at some places, as `slant={2: \"left\"}` says."
+    return [dataclasses.replace(one, **{name: there[k] for name, there in changes.items() if k in there}) for k, one in enumerate(facts)]
+
+
+class Shown(text.Trial):
+    "A trial whose images are their facts as numbers, and whose judge reads them off."
+    def measured(self, images): return unpacked(images.flatten().long())
+
+
+class Known:
+    "A network whose answers are given; what it was asked is kept."
+    description, name = "one who knows", "proxy"
+
+    def __init__(self, **answers): self.answers, self.asked = answers, []
+    def answer(self, way, *asked, **more):
+        self.asked.append((way, *asked, more))
+        return self.answers[way]
+
+    def translate(self, x, source, target, **more): return self.answer(f"{source}_{target}", x, **more)
+    def generate(self, name, n=None, **more): return self.answer(f"any_{name}" if n else f"label_{name}", n, **more)
+    def classify(self, images): return self.answer("image_label", images)
+    def decode(self, name, z, **more): return self.answer(f"z_{name}", z, **more)
+    def prior(self, n, generator): return torch.zeros(n, 3)
+    def labels(self, images): return digits_in(images.flatten().long())
+    def look(self, images): return images.flatten(1), images.flatten(1), torch.zeros(len(images), 10)
+
+
+def trial(said=None, facts=SEEN, **changes):
+    config = dataclasses.replace(TINY, alpha_asked=0.25, **changes)
+    return Shown(drawn(facts), packed(facts), [spoken(one) for one in SAID] if said is None else said, None, Known(), seeded(), config)
+
+
+def values(found): return {key: result.value for key, result in found.items()}
+
+
+def test_what_is_told_of_images_is_held_against_them():
+    "Two digits wrong, a slant wrong, two not told, one sentence in no order, and captions that have nothing to do with it."
+    written = [spoken(one) for one in but(SAID, digit={0: 9, 1: 9}, slant={2: "left", 3: None})]
+    written[4] = "four thin"
+    network, asked = Known(image_text=written), trial(["zero"] * 8)
+    assert values(text.judge_captions(network, asked)) == {"told_digit": 6 / 8, "told_thickness": 1, "told_slant": 5 / 6, "told_all": 5 / 8, "told_grammatical": 7 / 8}
+    (way, given, more), = network.asked
+    assert way == "image_text" and given is asked.images and more["alpha"] == 0
+
+
+def test_what_is_drawn_is_held_against_what_was_asked_for():
+    "Of images that show more than a sentence asks for, which is right whatever it is; a digit is wrong, and two are too thick."
+    network, asked = Known(text_image=drawn(but(SEEN, digit={0: 9}, thickness={2: "thick", 4: "thick"}))), trial(facts=[Facts()] * 8)
+    assert values(text.judge_drawn(network, asked)) == {"drawn_digit": 7 / 8, "drawn_thickness": 6 / 8, "drawn_slant": 1, "drawn_all": 5 / 8}
+    (way, given, more), = network.asked
+    assert way == "text_image" and given is asked.said and more["alpha"] == 0.25
+
+
+def test_what_sentences_keep_is_what_both_speak_of():
+    "A sentence told again: two other digits and one other slant; what only one of the two says is neither right nor wrong."
+    before, again = but(SAID, thickness={0: None, 1: None}, slant={7: None}), but(SAID, digit={0: 9, 2: 9}, slant={4: "right", 5: None}, thickness={6: None})
+    asked = trial([spoken(one) for one in before])
+    network = Known(text_text=[spoken(one) for one in again], any_text=["an 8", "an 8", "a zero", "an 8", "seven thin", "a 8", "a two", "a two"])
+    assert values(text.judge_sentences(network, asked)) == {"kept_digit": 6 / 8, "kept_thickness": 1, "kept_slant": 5 / 6, "kept_all": 5 / 8, "free_grammatical": 6 / 8, "free_different": 5 / 8}
+    (way, given, more), (free, n, _) = network.asked
+    assert (way, free, n) == ("text_text", "any_text", 8) and given is asked.said and more["alpha"] == 0.25
+
+
+def test_ways_to_labels_and_from_them_are_counted_by_labels():
+    "Sentences that tell no digit are not asked for one."
+    said, wrong = [spoken(one) for one in but(SAID, digit={1: None, 5: None})], torch.arange(8)
+    network = Known(label_image=drawn(but(SEEN, digit={0: 9})), image_label=torch.where(wrong < 2, 9, wrong), text_label=torch.tensor([0, 9, 9, 9, 6, 7]),
+                    label_text=[spoken(one) for one in but(SAID, digit={1: 9, 2: 9, 3: 9, 4: None})])
+    found = text.judge_labels(network, trial(said))
+    assert values(found) == {"accuracy": 6 / 8, "agreement": 7 / 8, "text_accuracy": 3 / 6, "label_words": 4 / 8}
+    asked = {way: (given, more) for way, given, more in network.asked}
+    assert torch.equal(asked["label_image"][1]["label"], torch.arange(8)) and torch.equal(asked["label_text"][0], torch.arange(8))
+    assert asked["text_label"][0] == [one for k, one in enumerate(said) if k not in (1, 5)] and asked["text_label"][1]["alpha"] == 0
+
+
+def test_labels_and_sentences_are_of_different_images_and_both_are_asked_for(monkeypatch):
+    "Everything is said but the digit; three zones do not meet, and of what is drawn a digit is wrong and two slants are."
+    told = {}
+    z = torch.arange(24.0).reshape(8, 3)
+    monkeypatch.setattr(text, "in_both", lambda network, said, labels, generator: told.update(said=said, labels=labels) or (z, torch.arange(8) > 2))
+    wanted = [dataclasses.replace(one, digit=(k - 1) % 8) for k, one in enumerate(SEEN)]
+    network = Known(z_image=drawn(but(wanted, digit={0: 9}, slant={2: "left", 3: "left"})))
+    found = text.judge_both(network, trial(["zero"] * 8, mention=1.0))
+    assert values(found) == {"both_zones": 5 / 8, "both_digit": 7 / 8, "both_thickness": 1, "both_slant": 6 / 8, "both_shape": 1, "both_place": 1, "both_all": 5 / 8}
+    assert [facts_in(one).facts for one in told["said"]] == [dataclasses.replace(one, digit=None) for one in SEEN] and told["labels"].tolist() == [7, 0, 1, 2, 3, 4, 5, 6]
+    (way, given, more), = network.asked
+    assert way == "z_image" and given is z and more["known"] == {"label": told["labels"], "text": told["said"]}
+
+
+def test_an_edit_is_seen_where_the_new_fact_is_and_the_digit_stays(monkeypatch):
+    "Six of eight captions have a word to turn round: thickness comes first. Drawn before, one shows the new fact already; drawn after, four do, and one has become another digit."
+    said, told = [spoken(one) for one in but(SAID, thickness={0: None, 1: None}, slant={0: None, 1: None})], {}
+    before, turned = SEEN[2:], [dataclasses.replace(one, thickness={"thin": "thick", "thick": "thin"}[one.thickness]) for one in SEEN[2:]]
+    pictures = drawn(but(before, thickness={0: "thick"})), drawn(but(turned, digit={3: 9}, thickness={0: "thin", 5: "thick"}, slant={4: "upright"}))
+    monkeypatch.setattr(text, "edited", lambda network, before, after, **more: told.update(before=before, after=after, **more) or pictures)
+    found = text.judge_edits(None, trial(said))
+    assert values(found) == {"edited_new": 4 / 6, "edited_old": 1 / 6, "edited_digit": 5 / 6} and found["edited_new"].protocol["sentences"] == "6"
+    assert list(told["before"]) == said[2:] and list(told["after"]) == [turned_round(one) for one in said[2:]] and told["alpha"] == 0.25 and told["among"] == said
+
+
+def test_where_nothing_can_be_turned_round_nothing_is_edited(): assert text.judge_edits(None, trial(["a seven"] * 8)) == {}
+
+
+def test_images_not_asked_for_are_compared_with_real_ones():
+    "Each pixel two off: a distance of four a pixel, squared."
+    real = torch.rand(60, 1, 2, 2, generator=seeded())
+    network = Known(z_image=real.flip(0) + 2)
+    asked = dataclasses.replace(trial(), images=real)
+    found = values(text.judge_images(network, asked))
+    assert found["free_proxy_fid"] == pytest.approx(16, rel=1e-4) and found["free_proxy_recall"] == 0
+    (way, z, _), = network.asked
+    assert way == "z_image" and z.shape == (60, 3)
+
+
+def test_what_is_measured_is_read_off_the_images():
+    "The digit by the judge, who is wrong about two; the rest as it was measured when the data were."
+    data = captioned(load_data("digits"))
+    images, codes = data.valid.take(range(40))
+    judge = SimpleNamespace(labels=lambda seen: torch.where(torch.arange(len(seen)) < 2, 9 - digits_in(codes), digits_in(codes)))
+    found = text.Trial(images, codes, [], data.terms, judge, seeded(), TINY).measured(images)
+    assert found == but(unpacked(codes), digit={k: 9 - int(digits_in(codes)[k]) for k in range(2)})
 
 
 # -- mixed tasks ------------------------------------------------------------------------------------
@@ -408,6 +573,17 @@ def test_the_same_seed_is_judged_the_same(run):
     data = captioned(load_data("digits"))
     found = [evaluate_text(run.network, data, run.config, split="valid", limit=40, seed=2) for _ in range(2)]
     assert found[0] == found[1]
+
+
+def test_captions_of_digits_alone_leave_out_the_edits(tmp_path):
+    done = run_text("digits", "tiny", tmp_path / "run", progress=False, steps=2, mention=0.0)
+    assert not any(key.startswith("edited") for key in (*done.figures, *done.figures["protocols"])) and done.figures.keys() >= {"told_digit", "drawn_digit", "both_zones", "image_by_caption_own_5"}
+    assert (done.out / "report.html").exists()
+
+
+def test_four_images_are_enough_to_be_judged_on(run):
+    found = evaluate_text(run.network, captioned(load_data("digits")), run.config, split="valid", limit=4)
+    assert found["image_by_caption_own_5"] == found["caption_by_image_own_5"] == 1.0
 
 
 def test_interrupted_run_ends_like_an_uninterrupted_one(run, tmp_path):

@@ -13,6 +13,7 @@ __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIG
 
 # %% ../../nbs/23_text.ipynb #c4209421
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -63,6 +64,7 @@ class TextConfig(LabelledConfig):
     kinds = property(lambda self: tuple(kind for kind in KINDS if kind != self.without and not (self.contrastive and kind == "label")))
     encoded = property(lambda self: tuple(kind for kind in self.kinds if kind != "label"))    # whose zones are those of a batch
     drawing, writing = (property(lambda self, kind=kind: kind in self.kinds and not self.contrastive) for kind in ("image", "text"))
+    compared = property(lambda self: None if self.contrastive else self.text_sharpness)       # the sharpness of a search, see `scores_of`
     evaluations = property(lambda self: 0 if self.contrastive else self.accumulate * self.zone_steps * (len(self.encoded) * (2 + ("label" in self.kinds)) + len(self.encoded) // 2 * (1 + (self.back_weight > 0))))
 
     def __post_init__(self):
@@ -80,6 +82,7 @@ def check_text(config: TextConfig) -> None:
     if not config.zones: raise ValueError("zones: got False, wanted True: sentences have no other way in")
     for name in ("mention", "alpha_from", "crossed", "heard", "alpha_asked"):
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
+    if config.alpha_from > config.alpha: raise ValueError(f"alpha_from: got {config.alpha_from}, wanted at most alpha, which is {config.alpha}")
     for name, least in {"temperature": 1e-6, "guidance": 0, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "back_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
         if not least <= getattr(config, name) < math.inf: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a finite number, at least {least:g}")
     if config.text_width < 4 or config.text_width % 4: raise ValueError(f"text_width: got {config.text_width}, wanted a multiple of the 4 heads")
@@ -309,20 +312,24 @@ def judge_images(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result
 
 # %% ../../nbs/23_text.ipynb #7543ffa8
 @torch.no_grad()
-def scores_of(network: LatentZoningNetwork, config: TextConfig, images: Tensor, said: Sequence[str]) -> Tensor:
-    "How well each image (row) fits each sentence (column), `[n,m]`: the log-probability of the sentence's zone where the image's centre flows, or the cosine of anchors trained by contrast."
-    images, said = network.check("image", images), network.check("text", said)
-    if config.contrastive: return F.normalize(network.embed("image", images)) @ F.normalize(network.embed("text", said)).T
-    zones, own = network["text"].zones(said)
-    return chances_at(zones.at_sharpness(config.text_sharpness), network.latents("image", images, alpha=0.0), 1.0)[:, own].clamp_min(1e-30).log()
+def scores_of(network: LatentZoningNetwork, images: Tensor, said: Sequence[str], *, sharpness: float | None = TextConfig.text_sharpness, among: Sequence[str] = ()) -> Tensor:
+    """How well each image (row) fits each sentence (column), `[n,m]`: the log-probability of the sentence's zone where the image's centre flows.
+
+    The sentences share the space, with those of `among`; they are told apart as sharply as in training. Without a `sharpness`, the cosine of anchors, for those trained by contrast."""
+    images, said, among = network.check("image", images), network.check("text", said), network["text"].check(among)
+    if sharpness is None: return F.normalize(network.embed("image", images)) @ F.normalize(network.embed("text", said)).T
+    zones, own = network["text"].zones([*said, *among])
+    if len(zones) == 1: warnings.warn("text: a single sentence fits all images alike; give others in `among`", stacklevel=3)
+    chances = chances_at(zones.at_sharpness(sharpness), network.latents("image", images, alpha=0.0), 1.0)
+    return chances[:, own[:len(said)]].clamp_min(1e-30).log()
 
 
 def judge_search(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
     "Images by a caption, captions by an image: does the first one found fit, is the own one first or among five. Of equal captions any is the own one."
-    scores, found = scores_of(network, trial.config, trial.images, trial.said), {}
+    scores, found = scores_of(network, trial.images, trial.said, sharpness=trial.config.compared), {}
     good, (texts, _, own) = fits(packed(told_by(trial.said)), trial.codes).to(scores.device), distinct(trial.said)
     for name, table, fitting, equal in (("image_by_caption", scores.T, good, torch.eye(len(own), dtype=torch.bool)), ("caption_by_image", scores, good.T, own[:, None] == own[None])):
-        order = table.topk(5, dim=1).indices
+        order = table.topk(min(5, len(own)), dim=1).indices
         hits = equal.to(order.device).gather(1, order)
         values = {"fits": fitting.gather(1, order[:, :1]).double().mean(), "own_1": hits[:, 0].double().mean(), "own_5": hits.any(1).double().mean()}
         found |= {f"{name}_{key}": Result(f"{name} {key}", float(value), trial.protocol()) for key, value in values.items()}
@@ -373,11 +380,11 @@ def edited(network: LatentZoningNetwork, before: Sequence[str], after: Sequence[
 
 
 def judge_edits(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
-    "One word changed into its opposite: is the new fact to be seen, and is the digit still the same."
-    before, after = zip(*[(one, other) for one in trial.said if (other := turned_round(one))])
-    seen = [trial.measured(drawn) for drawn in edited(network, before, after, alpha=trial.config.alpha_asked, generator=trial.generator, among=trial.said)]
-    new = [replace(then, **{name: None for name, value in asdict(then).items() if value == getattr(now, name)}) for now, then in zip(told_by(before), told_by(after))]
-    protocol = drawing_protocol(trial) | {"sentences": f"{len(before):,}"}
+    "One word changed into its opposite: is the new fact to be seen, and is the digit still the same. Nothing where no caption has such a word."
+    if not (pairs := [(one, other) for one in trial.said if (other := turned_round(one))]): return {}
+    seen = [trial.measured(drawn) for drawn in edited(network, *zip(*pairs), alpha=trial.config.alpha_asked, generator=trial.generator, among=trial.said)]
+    new = [replace(then, **{name: None for name, value in asdict(then).items() if value == getattr(now, name)}) for now, then in map(told_by, pairs)]
+    protocol = drawing_protocol(trial) | {"sentences": f"{len(pairs):,}"}
     return {"edited_new": Result("edited, new fact", agreement(new, seen[1])["all"], protocol), "edited_old": Result("before, new fact", agreement(new, seen[0])["all"], protocol),
             "edited_digit": Result("edited, same digit", mean_of(a.digit == b.digit for a, b in zip(*seen)), protocol)}
 
@@ -460,7 +467,7 @@ def text_pictures(done: Run, seed: int = 0) -> dict:
         pictures["asked for by a sentence"] = image_grid(drawn, 5, titles=titles(said[few]), cell=1.5)
         pictures["test images, and what is said of them"] = image_grid(images[few], 5, titles=titles(network.translate(images[few], "image", "text", alpha=0.0, among=images)), cell=1.5)
     if {"image", "text"} <= set(config.kinds):
-        first, good = scores_of(network, config, images, said).T[:4].topk(8, dim=1).indices, fits(packed(told_by(said[:4])), codes)
+        first, good = scores_of(network, images, said, sharpness=config.compared).T[:4].topk(8, dim=1).indices, fits(packed(told_by(said[:4])), codes)
         found = [f"{one} ({k} of the {n} that fit)" for one, k, n in zip(said, good.gather(1, first).sum(1).tolist(), good.sum(1).tolist())]
         pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 28) for one in found], cell=0.8)
     if config.drawing: pictures["images from the prior"] = image_grid(network.generate("image", 40, generator=generator))
