@@ -60,13 +60,14 @@ def arc(a: Tensor, b: Tensor, points: int = 11) -> Tensor:
 def accepted(draw: Callable[[int], Tensor], fits: Callable[[Tensor], Tensor], n: int, *, tries: int = 64) -> Tensor:
     """`n` of the latents `[n,q]` for which `fits(z)` `[k]` is true, among those that `draw(k)` `[k,q]` gives: rejection.
 
-    `ValueError` if `tries` times `n` latents hold fewer, with how many they were: the zones hardly meet, or do not."""
+    `ValueError` if in `tries` times `draw(n)` there are fewer, with how many they were: the zones hardly meet, or do not."""
     for name, given in (("draw", draw), ("fits", fits)):
         if not callable(given): raise ValueError(f"{name}: got {type(given).__name__}, wanted a function")
     kept, drawn, found, n = [], 0, 0, check_fits("n", n, 1, torch.empty(0))
-    while found < n and drawn < count("tries", tries) * n:
+    for _ in range(count("tries", tries)):
         if not isinstance(z := draw(n), Tensor) or z.ndim != 2 or kept and z.shape[1] != kept[0].shape[1]: raise ValueError(f"draw: got {came(z)}, wanted latents [{n},q]")
         if not isinstance(good := fits(z), Tensor) or good.dtype != torch.bool or good.shape != (len(z),): raise ValueError(f"fits: got {came(good)}, wanted true or false for each of {len(z)} latents")
-        kept.append(z[good.to(z.device)]); drawn += n; found += int(good.sum())
+        kept.append(z[good.to(z.device)]); drawn += len(z); found += int(good.sum())
+        if found >= n: break
     if found < n: raise ValueError(f"fits: {found} of {drawn:,} latents do, wanted {n}: the zones hardly meet, or do not")
     return torch.cat(kept)[:n]
