@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAKERS', 'by_name', 'remembered', 'group_norm', 'scaled_init', 'conv3', 'smooth_kernel', 'resample', 'fit_levels',
-           'check_levels', 'check_image', 'ResBlock', 'SelfAttention', 'time_embedding', 'LogTime', 'check_condition',
-           'DownPath', 'Tap', 'UNetEncoder', 'UpPath', 'Heads', 'UNetDecoder']
+           'check_levels', 'check_image', 'ResBlock', 'SelfAttention', 'time_embedding', 'LogTime', 'check_told',
+           'check_condition', 'DownPath', 'Tap', 'UNetEncoder', 'UpPath', 'Heads', 'UNetDecoder']
 
 # %% ../nbs/04_nets.ipynb #55106be8
 import functools
@@ -154,6 +154,12 @@ class LogTime(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], 1)
 
 # %% ../nbs/04_nets.ipynb #d73b727a
+def check_told(**widths: int) -> None:
+    "`ValueError` unless the widths of what a decoder is told, by name, are 0 or more."
+    for name, width in widths.items():
+        if width < 0: raise ValueError(f"{name}: got {width}, wanted a whole number ≥ 0")
+
+
 def check_condition(name: str, value: Tensor | None, batch: int, width: int) -> list[Tensor]:
     "`[value]`, or nothing for a decoder without this condition; `ValueError` if `value` is not `[batch,width]`."
     if width == 0 and (value is None or value.shape == (batch, 0)): return []
@@ -266,11 +272,12 @@ class UNetDecoder(nn.Module):
 
     Latent, class and time enter as one vector, through an MLP, in every residual block [App. C]; `latent_dim` or `classes` 0 leaves that one out.
     `smooth`, `pyramid` and `log_time` make it the published one for 256×256; `t_min` is the earliest time it can be asked about.
-    `ValueError` for a condition that is missing, unwanted or of the wrong width, for images or times of another shape, and when built for a size that cannot be halved for all `mults`.
+    `ValueError` for a condition that is missing, unwanted or of the wrong width, for images or times of another shape, and when built for a size that cannot be halved for all `mults`, or widths that are none.
     """
     def __init__(self, image_channels: int, size: int, *, latent_dim: int = 0, classes: int = 0, width: int = 128, mults: tuple[int, ...] = (1, 2, 2, 2), blocks: int = 4,
                  attention: tuple[int, ...] = (16,), dropout: float = 0.0, smooth: bool = False, pyramid: bool = False, log_time: bool = False):
         super().__init__()
+        check_levels(size, width, mults, blocks), check_told(latent_dim=latent_dim, classes=classes)
         if width % 2: raise ValueError(f"width: got {width}, wanted an even number: half of the time embedding are sines, half cosines")
         self.image_channels, self.size, self.width, self.latent_dim, self.classes = image_channels, size, width, latent_dim, classes
         self.log_time, self.t_min = LogTime(2 * width) if log_time else None, 1e-3 if log_time else 0.0

@@ -115,14 +115,15 @@ class LabelType(DataType):
     def decode(self, z: Tensor, generator: torch.Generator | None = None) -> Tensor: return self.zones()[0].decode(z)
 
 # %% ../nbs/06_network.ipynb #7bb316e7
-def integer_labels(labels, classes: int) -> Tensor:
-    "Labels as integers `[n]`, 0 ≤ label < `classes`; `ValueError` that says what came instead."
+def integer_labels(labels, classes: int, checked: bool = True) -> Tensor:
+    "Labels as integers `[n]`, 0 ≤ label < `classes` (looked at if `checked`, which makes a GPU wait); `ValueError` that says what came instead."
     try: given = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError): given = None
     if given is not None and given.numel() == 0: given = given.long()
     if given is None or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool or given.ndim > 1:
         raise ValueError(f"label: got {repr(labels) if given is None else came(given)}, wanted integers [n]")
     given = given.reshape(-1).long()
+    if not checked: return given
     unknown = given[(given < 0) | (given >= classes)]
     if len(unknown): raise ValueError(f"label: got {int(unknown[0])}, wanted a class from 0 to {classes - 1}")
     return given
@@ -238,8 +239,8 @@ class SharedSpace(nn.Module):
         return x
 
     def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        "Latents `[n,q]` ~ N(0, I) on the network's device."
-        return normal((n, self.latent_dim), generator, next(self.parameters(), torch.empty(0)))
+        "Latents `[n,q]` ~ N(0, I) on the network's device. `ValueError` for no number, or more than there is memory for."
+        return normal((self.check_room("n", n, None), self.latent_dim), generator, next(self.parameters(), torch.empty(0)))
 
     def check_room(self, name: str, n, target: str | None) -> int:
         "A number `n` of latents, and of samples of the type `target` if any; `ValueError` about `name` unless the least that drawing them takes has room in memory."

@@ -224,6 +224,42 @@ def test_joint_study(few):
     for changes in joint_study.SETTINGS.values(): get_preset(JOINT_PRESETS, "cpu", **{**changes, "steps": 100})
 
 
+class Reader:
+    "Names what the first pixel says, with noise one class on; remembers what it was asked."
+    def __init__(self): self.asked = []
+    def classify(self, images, *, alpha, among, generator):
+        self.asked.append((len(images), alpha, among, generator.initial_seed()))
+        return images[:, 0, 0, 0].long() + (alpha > 0)
+
+
+def test_naming_is_judged_in_spaces_of_so_many_images_with_so_much_noise():
+    "Those beyond the last whole space do not count; among ready zones all are named at once."
+    labels = torch.arange(50) % 10
+    images, company = (labels + (torch.arange(50) >= 40)).float().reshape(50, 1, 1, 1), LatentZones(torch.eye(3))
+    for alpha, wanted in ((0.0, 1.0), (1.0, 0.0)):
+        assert joint_study.named_in_spaces(reader := Reader(), (images, labels), 20, alpha, 7) == wanted and reader.asked == [(20, alpha, None, 7)] * 2
+    assert joint_study.named_in_spaces(reader := Reader(), (images, labels), company, 0.0, 3) == pytest.approx(0.8) and reader.asked == [(50, 0.0, company, 3)]
+
+
+def test_figures_of_the_joint_study_are_called_what_they_are(monkeypatch, few):
+    "By how many share the space, the zones of all training images at last, and by the noise; on validation images, with the run's seed."
+    asked, images = [], joint_study.load_data("digits")
+    monkeypatch.setattr(joint_study, "SPACES", (20, 25, 1000))  # of which thirty images fill two
+    monkeypatch.setattr(joint_study, "train", lambda trainer, *_, final, **more: final(trainer.network))
+    monkeypatch.setattr(joint_study, "named_in_spaces", lambda network, valid, crowd, alpha, seed: asked.append((valid, seed)) or (crowd if isinstance(crowd, int) else len(crowd)) + alpha / 2)
+    found = joint_study.one_of("tiny", images, 4, 40, drawing=False)
+    assert found == {f"accuracy_{name}_{alpha:g}": size + alpha / 2 for name, size in ((20, 20), (25, 25), ("all", 1258)) for alpha in joint_study.ALPHAS}
+    assert all(torch.equal(valid[0], images.valid.images) and seed == 4 for valid, seed in asked)
+
+
+def test_kept_figures_of_the_joint_study_are_those_that_it_measures():
+    rows = json.loads((ROOT / "benchmarks/results/joint-study.json").read_text())["rows"]
+    named = {f"accuracy_{size}_{alpha:g}" for size in (*joint_study.SPACES, "all") for alpha in joint_study.ALPHAS}
+    for name, runs in rows.items():
+        drawn = {"agreement", "asked", "reconstruction"} if joint_study.SETTINGS[name].get("drawing", True) else set()
+        assert all(run.keys() == named | drawn for run in runs), name
+
+
 def test_rate_and_fixed_time_of_two_timings():
     assert scaling.rate_and_fixed([10.0, 30.0], [2.0, 4.0]) == pytest.approx((10.0, 1.0))
     assert scaling.rate_and_fixed([10.0, 30.0], [1.0, 4.0]) == pytest.approx((8.0, 0.0), rel=0.1)  # nothing takes less than no time

@@ -123,6 +123,8 @@ def test_zones_that_do_not_meet_are_said_to():
     assert draws == [10] * 3
     for bad in (lambda z: True, lambda z: z[:, 0], lambda z: z > 0):
         with pytest.raises(ValueError, match=r"fits: got .*, wanted true or false for each of 4 latents"): accepted(draw, bad, 4)
+    with pytest.raises(ValueError, match="fits: 0 of 8 latents do, wanted 10"): accepted(lambda n: torch.zeros(4, 2), lambda z: z[:, 0] > 0, 10, tries=2)  # counted is what came
+    with pytest.raises(ValueError, match="fits: 0 of 0 latents do, wanted 3"): accepted(lambda n: torch.zeros(0, 2), lambda z: z[:, 0] > 0, 3)
     for name in ("n", "tries"):
         with pytest.raises(ValueError, match=f"{name}: got 0"): accepted(draw, lambda z: z[:, 0] == 0, **({"n": 4} | {name: 0}))
 

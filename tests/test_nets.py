@@ -191,6 +191,9 @@ def test_saved_weights_give_the_same_network():
     (r"mults: got \(1, 0\)", lambda: UNetEncoder(1, 8, 3, mults=(1, 0), width=8)),
     ("blocks: got 0", lambda: UNetEncoder(1, 8, 3, mults=(1,), width=8, blocks=0)),
     ("width: got 0", lambda: UNetEncoder(1, 8, 3, mults=(1,), width=0)),
+    ("width: got 0, wanted whole numbers ≥ 1", lambda: UNetDecoder(1, 8, mults=(1,), width=0)),
+    ("classes: got -1, wanted a whole number ≥ 0", lambda: UNetDecoder(1, 8, mults=(1,), width=8, classes=-1)),
+    ("latent_dim: got -1, wanted a whole number ≥ 0", lambda: UNetDecoder(1, 8, mults=(1,), width=8, latent_dim=-1)),
     ("width: got 15, wanted an even number", lambda: UNetDecoder(1, 8, mults=(1,), width=15)),
     (r"tap_sizes: got \(3,\), wanted some of the sizes .4, 8.", lambda: UNetEncoder(1, 8, 3, mults=(1, 1), width=8, tap_sizes=(3,))),
 ])

@@ -345,6 +345,8 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
     ("n: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.generate("label", 10**13)),
     ("x: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.translate(10**13, None, None)),
     ("x: got 0, wanted an integer", lambda n, x: n.translate(0, None, "image")),
+    ("n: got -1, wanted an integer", lambda n, x: n.prior(-1)),
+    ("n: got 10,000,000,000,000, for which .* GB are needed", lambda n, x: n.prior(10**13)),
     ("data type: got '', wanted one of", lambda n, x: n.translate(x, "", "image")),
     ("target: got None beside .'steps'., wanted a data type that is decoded", lambda n, x: n.translate(x, "image", None, steps=2)),
     ("known: got 'abc', wanted a dict of samples by data type", lambda n, x: n.decode("label", torch.zeros(2, Q), known="abc")),

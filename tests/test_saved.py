@@ -222,8 +222,12 @@ SPOIL = {
     "sample_steps: got -2, wanted an integer": lambda s: at(s, *IMAGE, "given").update(sample_steps=-2),
     "solver: got 'magic', wanted one of": lambda s: at(s, *IMAGE, "given").update(solver="magic"),
     r"shape: got \(1, 8\), wanted": lambda s: at(s, *IMAGE, "given").update(shape=[1, 8]),
-    "its notes are str, wanted a dict": lambda s: s.update(notes="trained long"),
-    "recipe": lambda s: s.pop("recipe"), "precision": lambda s: s.pop("precision"), "width": lambda s: at(s, *IMAGE, "given", "decoder", "given").update(width=7),
+    "notes: got str, wanted a dict": lambda s: s.update(notes="trained long"),
+    "recipe: got nothing, wanted a dict": lambda s: s.pop("recipe"), "precision: got nothing, wanted a str": lambda s: s.pop("precision"), "weights: got nothing, wanted a dict": lambda s: s.pop("weights"),
+    "weights: got int, wanted a dict": lambda s: s.update(weights=3), "recipe: got list, wanted a dict": lambda s: s.update(recipe=[1]), r"network: got \['parts'\], wanted a recipe": lambda s: s.update(recipe={"parts": 3}),
+    "types.label.matrix is int, wanted a tensor": lambda s: s["weights"].update({"types.label.matrix": 3}),
+    "width: got 0, wanted whole numbers ≥ 1": lambda s: at(s, *IMAGE, "given", "decoder", "given").update(width=0), "classes: got -1, wanted a whole number ≥ 0": lambda s: at(s, *IMAGE, "given", "decoder", "given").update(classes=-1),
+    "width: got 7, wanted an even number": lambda s: at(s, *IMAGE, "given", "decoder", "given").update(width=7),
 }
 
 
@@ -232,9 +236,21 @@ def test_what_does_not_fit_is_named(parts, what):
     with pytest.raises(ValueError, match=rf"network: .*spoilt.safetensors.*{what}"): load(parts(SPOIL[what]))
 
 
+def test_arithmetic_that_fails_in_a_recipe_is_named(tmp_path):
+    @remembered
+    class Parted(DataType):
+        def __init__(self, latent_dim, parts): super().__init__(latent_dim // parts)
+
+    state = read_state(path := save(LatentZoningNetwork({"x": Parted(4, 2)}), tmp_path / "a.safetensors"), "network")
+    at(state, "recipe", "given", "types", "parts", "x", "given").update(parts=0)
+    write_state(path, state, "network")
+    with pytest.raises(ValueError, match="network: .*a.safetensors: .*by zero"): load(path)
+    del MAKERS["Parted"]
+
+
 def test_no_precision_but_one_of_numbers(parts):
     for odd in ("int8", "load", "nn"):
-        with pytest.raises(ValueError, match="network: .*spoilt"): load(parts(lambda state: state.update(precision=odd)))
+        with pytest.raises(ValueError, match=f"network: .*spoilt.*precision: got '{odd}', wanted one of"): load(parts(lambda state: state.update(precision=odd)))
 
 
 def test_equal_networks_are_equal_files(tmp_path):

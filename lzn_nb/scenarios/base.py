@@ -122,7 +122,7 @@ def parts_of(config: ImageConfig, n: int, generator: torch.Generator) -> int:
     "Into how many spaces a batch of `n` is parted this time: 1, or where the configuration has a `smallest_space` by chance 1, 2, 4, … of at least so many images."
     if not config.smallest_space: return 1
     most = max(1, n // config.smallest_space).bit_length()
-    return 2 ** int(torch.randint(most, (), generator=generator))
+    return 2 ** int(torch.randint(most, (), generator=generator, device=generator.device))
 
 
 def encoded_apart(image: ImageType, zones: LatentZones, noise: Tensor, alpha: float, parts: int) -> Tensor:
@@ -138,7 +138,8 @@ def encoded_apart(image: ImageType, zones: LatentZones, noise: Tensor, alpha: fl
 
 # %% ../../nbs/19_scenarios.ipynb #c7771452
 def draws_like(images: Tensor, generator: torch.Generator, n: int) -> Callable[..., Tensor]:
-    "`draw(kind, *shape)`: this rank's rows of `kind` (torch.randn, torch.rand) `[n,*shape]`, so that the numbers do not depend on how a batch of `n` is shared."
+    "`draw(kind, *shape)`: this rank's rows of `kind` (torch.randn, torch.rand) `[n,*shape]`, so that the numbers do not depend on how a batch of `n` is shared. `ValueError` for what is no generator."
+    if not isinstance(generator, torch.Generator): raise ValueError(f"generator: got {type(generator).__name__}, wanted a torch.Generator")
     return lambda kind, *shape: drawn_rows(kind, n, *shape, generator=generator, like=images)
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JOINT_PRESETS', 'DRAWN', 'JOINT_FIGURES', 'BASELINES', 'JOINT', 'run_joint', 'plan_joint', 'load_joint',
-           'joint_trainer', 'LabelledConfig', 'JointConfig', 'joint_network', 'joint_losses', 'usual_loss',
-           'joint_components', 'judge_asked', 'judge_free', 'crowd_of', 'named_classes', 'judge_reading',
+           'joint_trainer', 'LabelledConfig', 'JointConfig', 'joint_network', 'checked_batch', 'joint_losses',
+           'usual_loss', 'joint_components', 'judge_asked', 'judge_free', 'crowd_of', 'named_classes', 'judge_reading',
            'evaluate_joint', 'judge_way_back', 'validate_joint', 'joint_samples', 'joint_pictures']
 
 # %% ../../nbs/22_joint.ipynb #2ec0c994
@@ -20,11 +20,12 @@ from ..alignment import alignment_loss
 from ..data import ImageData
 from ..embedding_plots import embedding_map
 from ..metrics import Judge, Result, accuracy, class_entropy, compare_images, frechet_distance, gaussianity, linear_probe, reconstruction_error
-from ..network import LabelType, LatentZoningNetwork, count
+from ..network import ImageType, LabelType, LatentZoningNetwork, count, integer_labels
 from ..parallel import gather_rows, in_pieces
 from ..plots import confusion_table, gaussian_check, image_grid
-from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, check_seed, device_of, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, mirrored, plan, results_table, run, take_up_to, telling
+from .base import ImageConfig, Run, Scenario, batch_encoder, check_config, check_seed, device_of, draws_like, flow_errors, image_type, in_chunks, jittered, judged_split, keyed, load, make_trainer, mirrored, plan, run, take_up_to, telling
 from ..training import Component
+from ..zones import came
 
 # %% ../../nbs/22_joint.ipynb #0e01132c
 @dataclass(frozen=True)
@@ -78,14 +79,26 @@ def joint_network(config: JointConfig, shape: tuple[int, int, int], classes: int
         torch.manual_seed(seed)
         return LatentZoningNetwork({"image": image_type(config, shape, classes if config.one_hot else 0, config.drawing), "label": LabelType(classes, config.latent_dim, config.zone_steps)})
 
+# %% ../../nbs/22_joint.ipynb #872653a8
+def checked_batch(image: ImageType, label: LabelType, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    "Images and a label for each, as the losses take them; `ValueError` that says what came instead."
+    images, labels = image.check(images), integer_labels(labels, label.classes, checked=False)
+    if len(labels) != len(images): raise ValueError(f"label: got {len(labels)}, wanted {len(images)}, one for each image")
+    try: F.one_hot(labels, label.classes)  # looks at them on a CPU only, where nobody waits for it
+    except RuntimeError: integer_labels(labels, label.classes)
+    return images, labels
+
 # %% ../../nbs/22_joint.ipynb #872653a9
 def joint_losses(config: JointConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor, generator: torch.Generator,
                  n: int | None = None) -> dict[str, Tensor]:
     """Rectified flow given latent and class, and the alignment of the images' latents to the zones of their classes [§5].
 
     Where `images` and `labels` are this rank's share of a batch, `n` is the size of that: all of it shares the space and the random numbers.
+    `ValueError` for what are no images, no label for each, or no generator; a label of no class is noticed on a CPU only, since looking makes a GPU wait.
     """
-    image, label, n = network["image"], network["label"], n or len(images)
+    image, label = network["image"], network["label"]
+    images, labels = checked_batch(image, label, images, labels)
+    n = n or len(images)
     draw = draws_like(images, generator, n)
     images = mirrored(config, images, draw)
     if config.cross_entropy: return usual_loss(config, network, images, labels, generator, n)
@@ -135,13 +148,15 @@ def judge_free(network: LatentZoningNetwork, judge: Judge, real: Tensor, config:
 
 # %% ../../nbs/22_joint.ipynb #f4210eb5
 def crowd_of(n: int, most: int = 2000) -> int:
-    "How many of `n` images share the space at a time, if `most` may: parts of about the same size, none of a few that would own the space."
+    "How many of `n` images share the space at a time, if `most` may: parts of about the same size, none of a few that would own the space. `ValueError` for numbers that are none."
+    n, most = count("n", n), count("most", most)
     return -(-n // -(-n // most))
 
 
 @torch.no_grad()
 def named_classes(network: LatentZoningNetwork, config: JointConfig, images: Tensor, generator: torch.Generator | None = None, alpha: float = 0.0) -> Tensor:
-    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, about as many of them in one space at a time, at most 2000, or without zones by inner products."
+    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, about as many of them in one space at a time, at most 2000, or without zones by inner products. `ValueError` for no images."
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images): raise ValueError(f"images: got {came(images)}, wanted [n,c,h,w] with n ≥ 1")
     if config.cross_entropy: return in_chunks(lambda part: network.embed("image", part) @ network["label"].matrix.T, images).argmax(1)
     return in_chunks(lambda part: network.classify(part, alpha=alpha, generator=generator), images, crowd_of(len(images)))
 
