@@ -25,7 +25,7 @@ from .flow import check_between
 from .plots import COLOURS, as_text, curve, curve_names, new_figure
 from .runs import read_metrics
 from .screen_plots import plotly_training_curves
-from .widgets import FAULTS, Latest, Refusing, ipywidgets, labelled, refusing, running_loop, sentence, state_with
+from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
 from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, zone_map
 from .zones import LatentZones
 
@@ -89,7 +89,7 @@ def run_state():
 
     class RunState(t.HasTraits):
         "Which curves are shown (none: the first four), how often the folder is looked at, what was seen there last, and whether the run has been asked to end."
-        keys, seconds = t.List(t.Unicode()), t.Float(1.0, min=1e-3)
+        keys, seconds = t.List(t.Unicode()), finite()(1.0, min=1e-3)
         step, saved, stopping = t.Int(-1), t.Int(-1), t.Bool(False)
 
     return RunState
