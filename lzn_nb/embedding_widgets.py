@@ -24,7 +24,7 @@ from .latent_views import Trained
 from .latent_widgets import images_html
 from .network import LatentZoningNetwork
 from .plots import html_table, mosaic, new_figure
-from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, ipywidgets, labelled, limits, refusing, running_loop, sentence, state_with
+from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, finite, ipywidgets, labelled, limits, refusing, running_loop, sentence, state_with
 from .zone_plots import graph_objects, owners
 
 # %% ../nbs/10c_embedding_widgets.ipynb #1faf717d
@@ -186,7 +186,7 @@ def embedding_state(features: Sequence[str]):
     class EmbeddingState(t.HasTraits):
         "What is laid out, which of its points are chosen, and at which one somebody looks (-1: none), by their place in the list of points."
         split, feature = t.Enum(["train", "valid", "test"], "test"), t.Enum(list(features), features[0])
-        alpha, method, colour = t.Float(1.0, min=0.0, max=2.0), t.Enum(["pca", "umap"], "pca"), t.Enum(["class", "right"], "class")
+        alpha, method, colour = finite()(1.0, min=0.0, max=2.0), t.Enum(["pca", "umap"], "pca"), t.Enum(["class", "right"], "class")
         chosen, looked_at = t.List(t.Int(min=0)), t.Int(-1, min=-1)
 
     return EmbeddingState
@@ -214,8 +214,8 @@ class InBackground(OnOneLoop):
         loop.call_later(1.0, self.tick, fit, loop, begun)
 
     def ended(self, fit: FittedApart, error: Exception | None) -> None:
-        "Say that it is done, with the error or None, unless it has been dropped."
-        if fit is self.fit: self.fit = self.name = None; self.done(error)
+        "Say which one is done, with the error or None, unless it has been dropped."
+        if fit is self.fit: name, self.fit, self.name = self.name, None, None; self.done(name, error)
 
     def stop(self) -> None:
         "Drop what is being fitted."
@@ -230,7 +230,7 @@ class ShownEmbedding:
         w, self.trained, self.limit, self.splits, self.being_read, self.figure, self.figures, self.outlined = ipywidgets(), Trained(network, data, parts=("encoder",), labels=False), limit, {}, None, None, {}, None
         self.state = state_with(embedding_state(feature_names(self.trained.network)), **traits)
         self.said, self.group, self.told, self.hovered = (w.HTML() for _ in range(4))
-        self.fitting, self.reading, self.placing = InBackground(self.wait, self.redraw), InParts(self.read_parts, self.redraw), InParts(self.place_parts, self.redraw)
+        self.fitting, self.reading, self.placing = InBackground(self.wait, self.fitted), InParts(self.read_parts, self.redraw), InParts(self.place_parts, self.redraw)
         self.seen, self.anew, self.drawn = None, lambda: None, w.VBox(layout={"min_width": "565px"})
         self.stop_button = w.Button(description="Stop", tooltip="leave UMAP for PCA, and a split or features that are still to come for those that are shown", disabled=True)
         self.stop_button.on_click(lambda _: self.stop())
@@ -268,7 +268,8 @@ class PlacedEmbedding(ShownEmbedding):
             if not (self.placing.busy and self.being_placed == name): self.placing()
             return None
         self.placing.stop()
-        if s.method == "umap" and not is_at_once(self.features[1], s.method) and self.fitting.start(name, self.features[1], s.method): return None
+        if s.method == "umap" and is_at_once(self.features[1], s.method): self.fitting.stop()  # another one, which nobody wants any more
+        elif s.method == "umap" and self.fitting.start(name, self.features[1], s.method): return None
         return map_of(self.trained, self.splits[s.split], s.feature, s.alpha, s.method, self.features[1])
 
 # %% ../nbs/10c_embedding_widgets.ipynb #17015cc8
@@ -286,7 +287,7 @@ class WaitingEmbedding(PlacedEmbedding):
     def wait(self, seconds: float) -> None:
         "Say for how long UMAP has been at work."
         self.stop_button.disabled = False
-        if self.state.method == "umap": self.said.value = f'<span role="status">UMAP is being fitted, {seconds:.0f} s so far …</span>'
+        if self.state.method == "umap" and self.fitting.name == self.wanted(): self.said.value = f'<span role="status">UMAP is being fitted, {seconds:.0f} s so far …</span>'
 
     def stop(self) -> None:
         "Leave UMAP for PCA, and a split or features that are still to come for those that are shown."
@@ -313,6 +314,10 @@ class DrawnEmbedding(WaitingEmbedding):
         except FAULTS as wrong: error = wrong
         self.stop_button.disabled = self.fitting.fit is None and not self.reading.busy and not self.placing.busy
         if error: self.said.value = sentence(error)
+
+    def fitted(self, name: tuple, error: Exception | None) -> None:
+        "A fit has ended: show what the state asks for; what went wrong is said if that was asked for."
+        self.redraw(error if self.state.method == "umap" and name == self.wanted() else None)
 
     def show_map(self, made: Embedding) -> None:
         "Put a map into the figure of its colours, which is kept: a new one takes a tenth of a second."

@@ -285,11 +285,14 @@ def border_light(images: Tensor) -> float:
     return float((whole.sum() - inner.sum()) / (whole.numel() - inner.numel()))
 
 # %% ../nbs/09d_latent_views.ipynb #7d29cc0b
-def draw_latents(state: LatentSlice, seen: Seen, trained: Trained, time: float, place: tuple[float, float] | None = None, said: str = ""):
-    "Map, samples, neighbours and chances as a matplotlib figure; `said` is the sentence that the samples were drawn for, if they were for one."
+def draw_latents(state: LatentSlice, seen: Seen | None, trained: Trained, time: float, place: tuple[float, float] | None = None, said: str = ""):
+    "Map, samples, neighbours and chances as a matplotlib figure, or the map alone if nothing is `seen`; `said` is the sentence that the samples were drawn for, if they were for one."
     figure = new_figure(8.6, 4.4)
     whole = figure.subplot_mosaic([["map", "samples"], ["map", "near"], ["map", "chances"]], width_ratios=[1, 0.95], height_ratios=[1, 1, 1.6])
     draw_slice(state, len(trained.classes), whole["map"])
+    if seen is None:
+        for name in ("samples", "near", "chances"): whole[name].set_axis_off()
+        return figure
     if place: whole["map"].plot(*place, "k+", ms=16, mew=5); whole["map"].plot(*place, "w+", ms=14, mew=2.5)
     for name, images, title in (("samples", seen.samples, f"drawn for: {said}" if said else "samples"), ("near", trained.images[seen.near], "nearest training images")):
         whole[name].imshow(mosaic(images, len(images)).numpy(), cmap="grey", vmin=0, vmax=1)

@@ -22,7 +22,7 @@ from .flow import check_count
 from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import as_screen_text, mosaic
-from .widgets import FAULTS, InParts, Latest, Refusing, ipywidgets, labelled, limits, refusing, sentence, state_with, up_to_date
+from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, refusing, sentence, state_with, up_to_date
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
@@ -156,16 +156,17 @@ SOURCES = ("point", "label", "drawing", "sentence")
 def playground_state(classes: int, images: int = 3, sentences: bool = False):
     "The class of a playground's traits for so many classes and training images, of a network with `sentences` or without; made when ipywidgets is there."
     import traitlets as t
+    number = finite()
     three = lambda n: t.List(t.Int(min=0, max=n - 1), [k % n for k in (0, 1, 2)], minlen=3, maxlen=3)
 
     class PlaygroundState(t.HasTraits):
         "What is looked at, and how; `drawing` holds c·h·w numbers from 0 to 1, or none."
         plane, corners, picked, turn = t.Enum(list(PLANES), "origin"), three(classes), three(images), t.Int(0, min=0, max=99)
-        half, time = t.Float(4.0, min=0.5, max=10.0), t.Float(0.3, min=0.0, max=1.0)
+        half, time = number(4.0, min=0.5, max=10.0), number(0.3, min=0.0, max=1.0)
         source, label, text = t.Enum(SOURCES[:3 + sentences], "point"), t.Int(0, min=0, max=classes - 1), t.Unicode("")
-        u, v = (t.Float(0.0, min=-10.0, max=10.0) for _ in "uv")
-        alpha, seed = t.Float(1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)
-        drawing = t.List(t.Float(min=0.0, max=1.0))
+        u, v = (number(0.0, min=-10.0, max=10.0) for _ in "uv")
+        alpha, seed = number(1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)
+        drawing = t.List(number(min=0.0, max=1.0))
         which = property(lambda self: {"zones": self.corners, "images": self.picked, "random": [self.turn]}.get(self.plane, ()))  # what the plane depends on
 
         @t.observe("u", "v", "label", "drawing", "text")
@@ -253,7 +254,7 @@ class LookingLatents(MappedLatents):
         if self.state.source == "drawing" and self.state.drawing != self.read_last: return
         try: self.look_there()
         except FAULTS as error:
-            self.said.value, self.samples.value, self.near.value = sentence(error), "", ""
+            self.said.value, self.samples.value, self.near.value, self.seen = sentence(error), "", "", None
             with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
 
     def look_there(self) -> None:
@@ -263,7 +264,8 @@ class LookingLatents(MappedLatents):
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             z, anchor = self.latents(latent_noise)
-            self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time, sentence=s.text if s.source == "sentence" else "")
+            self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time, sentence=(words := s.text if s.source == "sentence" else ""))
+        self.seen_as = s.time, (s.u, s.v) if s.source == "point" else None, words
         name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
         self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text:.200}"}[s.source])
@@ -422,4 +424,4 @@ class LatentPlayground(Refusing, DrawnLatents):
         self.box = w.VBox([w.HBox([self.figure, steer]), w.HBox([shown, sheet])])
         self.map()
 
-    def picture(self): return draw_latents(self.slice, self.seen, self.trained, self.state.time, (self.state.u, self.state.v) if self.state.source == "point" else None, self.state.text if self.state.source == "sentence" else "")
+    def picture(self): return draw_latents(self.slice, self.seen, self.trained, *self.seen_as)

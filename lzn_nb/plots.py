@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKS', 'BOOKKEEPING', 'STYLE', 'figure_png', 'new_figure', 'as_text', 'as_screen_text', 'mosaic',
-           'mosaic_corners', 'image_grid', 'grid_columns', 'curve_names', 'curve', 'curves_by_run', 'training_curves',
-           'lines_of_runs', 'NormalCheck', 'normal_check', 'normal_density', 'gaussian_check', 'principal_axes',
-           'principal_plane', 'check_labels', 'confusion_counts', 'confusion_table', 'Reliability', 'reliability',
-           'draw_reliability', 'table_cells', 'markdown_table', 'html_table', 'report_part', 'write_report']
+           'mosaic_corners', 'image_grid', 'grid_columns', 'is_figure', 'curve_names', 'curve', 'curves_by_run',
+           'training_curves', 'lines_of_runs', 'NormalCheck', 'normal_check', 'normal_density', 'gaussian_check',
+           'principal_axes', 'principal_plane', 'check_labels', 'confusion_counts', 'confusion_table', 'Reliability',
+           'reliability', 'draw_reliability', 'table_cells', 'markdown_table', 'html_table', 'report_part',
+           'write_report']
 
 # %% ../nbs/09_plots.ipynb #57944a39
 import base64
@@ -106,15 +107,20 @@ def grid_columns(images: Tensor, columns: int, titles: Sequence[str] | None = No
 BOOKKEEPING = {"step", "resumed", "seconds", "skipped", "images_per_second", "memory_gb", "evaluations"}
 
 
+def is_figure(value: object) -> bool:
+    "Whether what stands in a line of a run is a number."
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def curve_names(lines: Sequence[dict]) -> list[str]:
     "The figures that lines of a run carry along with updates, bookkeeping apart, in the order in which they come."
     along = [line for line in lines if "step" in line and not line.get("final")]
-    return list(dict.fromkeys(name for line in along for name, value in line.items() if name not in BOOKKEEPING and isinstance(value, (int, float)) and not isinstance(value, bool)))
+    return list(dict.fromkeys(name for line in along for name, value in line.items() if name not in BOOKKEEPING and is_figure(value)))
 
 
 def curve(lines: list[dict], key: str) -> tuple[list[int], list[float]]:
-    "Updates and values of the figure `key` in the lines of a run, without the final ones; empty if it is not among them."
-    points = [(line["step"], line[key]) for line in lines if key in line and "step" in line and not line.get("final")]
+    "Updates and values of the figure `key` in the lines of a run, without the final ones and those where it is no number; empty if it is not among them."
+    points = [(line["step"], line[key]) for line in lines if is_figure(line.get(key)) and "step" in line and not line.get("final")]
     return [step for step, _ in points], [value for _, value in points]
 
 
@@ -124,7 +130,7 @@ def curves_by_run(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[st
     if not keys or isinstance(keys, str): raise ValueError(f"keys: got {keys!r}, wanted a list of figures, such as {[name for lines in runs.values() for name in curve_names(lines)][:2] or ['loss']}")
     found = {key: {name: curve(lines, key) for name, lines in runs.items()} for key in keys}
     for key, curves in found.items():
-        known = sorted({name for lines in runs.values() for line in lines if not line.get("final") for name in line})
+        known = sorted({name for lines in runs.values() for line in lines if not line.get("final") for name, value in line.items() if is_figure(value)})
         if not any(steps for steps, _ in curves.values()): raise ValueError(f"keys: got {key!r}, wanted one of {known}")
     return found
 
@@ -213,10 +219,11 @@ def principal_plane(points: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/09_plots.ipynb #6ce12d9c
 def check_labels(name: str, labels: Tensor, n: int, classes: Sequence[str]) -> Tensor:
-    "Labels `[n]` on the CPU; `ValueError` for another length, or for one that is not among `classes`."
+    "Labels `[n]` on the CPU; `ValueError` for what is no integers, another length, or one that is not among `classes`."
     if not isinstance(labels, Tensor): raise ValueError(f"{name}: got {type(labels).__name__}, wanted a tensor [{n}]")
     labels = labels.detach().cpu()
     if labels.shape != (n,): raise ValueError(f"{name}: got shape {list(labels.shape)}, wanted [{n}]")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool: raise ValueError(f"{name}: got {labels.dtype}, wanted integers [{n}]")
     if n and (labels.min() < 0 or labels.max() >= len(classes)):
         raise ValueError(f"{name}: got values from {int(labels.min())} to {int(labels.max())}, wanted 0 to {len(classes) - 1}")
     return labels.long()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'zones_in', 'RunProcess', 'start_run', 'run_state',
-           'tie_curves', 'fill_samples', 'curves_to_show', 'draw_run', 'RunFigures', 'last_news', 'last_words',
-           'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
+           'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'draw_run', 'RunFigures', 'last_news',
+           'last_words', 'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
 import asyncio
@@ -25,7 +25,7 @@ from .flow import check_between
 from .plots import COLOURS, as_text, curve, curve_names, new_figure
 from .runs import read_metrics
 from .screen_plots import plotly_training_curves
-from .widgets import FAULTS, Latest, Refusing, ipywidgets, labelled, refusing, sentence, state_with
+from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
 from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, zone_map
 from .zones import LatentZones
 
@@ -89,7 +89,7 @@ def run_state():
 
     class RunState(t.HasTraits):
         "Which curves are shown (none: the first four), how often the folder is looked at, what was seen there last, and whether the run has been asked to end."
-        keys, seconds = t.List(t.Unicode()), t.Float(1.0, min=1e-3)
+        keys, seconds = t.List(t.Unicode()), finite()(1.0, min=1e-3)
         step, saved, stopping = t.Int(-1), t.Int(-1), t.Bool(False)
 
     return RunState
@@ -111,10 +111,22 @@ def tie_curves(state, choice) -> Callable[[Sequence[str]], None]:
     return show
 
 # %% ../nbs/10a_run_widgets.ipynb #1696c932
-def fill_samples(image, out: str | Path) -> None:
-    "The newest sheet of samples, if there is one."
-    sheet = newest_sheet(out)
-    if sheet: image.value, image.layout.visibility = sheet.read_bytes(), "visible"
+def sheet_image(sheet: bytes, name: str = "sheet"):
+    "The bytes of a picture, called `name`, as an image of PIL; `ValueError` if they are none."
+    from PIL import Image, UnidentifiedImageError
+    try: return Image.open(io.BytesIO(sheet)).convert("RGB")
+    except Exception as error:  # decoders fail in ways of their own
+        why = "nobody knows its format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
+        raise ValueError(f"{name}: got {len(sheet):,} bytes that make no image ({why}), wanted a PNG") from None
+
+
+def fill_samples(image, out: str | Path) -> str:
+    "Show the newest sheet of samples, if there is one; what is wrong with it is told, and the one before stays."
+    if (sheet := newest_sheet(out)) is None: return ""
+    try: sheet_image(content := sheet.read_bytes(), f"samples/{sheet.name}")
+    except ValueError as error: return str(error)
+    image.value, image.layout.visibility = content, "visible"
+    return ""
 
 # %% ../nbs/10a_run_widgets.ipynb #5c0317f4
 def curves_to_show(lines: Sequence[dict], keys: Sequence[str] = ()) -> list[str]:
@@ -124,9 +136,8 @@ def curves_to_show(lines: Sequence[dict], keys: Sequence[str] = ()) -> list[str]
 
 
 def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | None = None, sheet: bytes = b""):
-    "A run as a matplotlib figure: a panel for each of the curves `keys` (none: the first four) of its `lines`, the `zones` of its labels and the newest `sheet` of samples, a PNG; what is not there yet is left out."
-    from PIL import Image
-    names, shown = curves_to_show(lines, keys), [draw for there, draw in ((zones is not None, lambda axis: draw_zones(zones, axis=axis)), (sheet, lambda axis: axis.imshow(Image.open(io.BytesIO(sheet)).convert("RGB")))) if there]
+    "A run as a matplotlib figure: a panel for each of the curves `keys` (none: the first four) of its `lines`, the `zones` of its labels and the newest `sheet` of samples, a PNG; what is not there yet is left out. `ValueError` for a sheet that is none."
+    names, shown = curves_to_show(lines, keys), [draw for there, draw in ((zones is not None, lambda axis: draw_zones(zones, axis=axis)), (sheet, lambda axis: axis.imshow(sheet_image(sheet)))) if there]
     figure = new_figure(8.6 if shown else 5.2, 4.4)
     left, *right = figure.subfigures(1, 2, width_ratios=[1.4, 1]) if shown else [figure]
     for axis, name, colour in zip(left.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0], names or ["no figures yet"], COLOURS * len(names) or COLOURS):
@@ -219,8 +230,8 @@ class ToldRun(RunFigures):
 
 # %% ../nbs/10a_run_widgets.ipynb #fad93d59
 class RunView(ToldRun):
-    "A run and what is said of it, brought up to date by `refresh`."
-    watching = None
+    "A run and what is said of it, brought up to date by `refresh`; `torn` says what is wrong with the newest sheet."
+    watching, torn = None, ""
 
     def refresh(self, anew: bool = False) -> bool:
         "Show what is new, or all of it `anew`, and say what is wrong with it; whether more may come."
@@ -229,12 +240,13 @@ class RunView(ToldRun):
         try:
             where = run_status(self.out, lines := read_metrics(self.out))
             saved = -1 if where["saved"] is None else where["saved"]
-            if anew or ended or where["finished"] or where["step"] != s.step: self.show_curves(lines); fill_samples(self.samples, self.out)  # the last sheet comes with no update
+            if anew or ended or where["finished"] or self.torn or where["step"] != s.step: self.show_curves(lines); self.torn = fill_samples(self.samples, self.out)  # the last sheet comes with no update
             s.step = where["step"]
             if saved != s.saved: self.show_zones()
             s.saved = saved
         except OSError as error: said = [sentence(OSError(f"out: got {str(self.out)!r:.200}, in which something cannot be read ({error.strerror or error}), wanted the folder of a run"))]
         except FAULTS as error: said = [sentence(error)]
+        if self.torn: said += [sentence(ValueError(self.torn))]
         if where or ended: said += [f'<span role="status">{html.escape(self.told(where, ended))}</span>']
         self.said.value = "<br>".join(said)
         self.stop_button.disabled |= (over := ended if self.process else bool(where and where["finished"]))
@@ -266,7 +278,7 @@ class TrainingMonitor(Refusing, RunView):
     def _ipython_display_(self) -> None:
         import IPython.display
         IPython.display.display(self._repr_mimebundle_(), raw=True)
-        if not self.refused and (self.watching is None or self.watching.done()): self.watching = asyncio.ensure_future(self.watch())  # shown twice, watched once
+        if not self.refused and running_loop() and (self.watching is None or self.watching.done()): self.watching = asyncio.ensure_future(self.watch())  # shown twice, watched once
 
     def stop(self) -> None:
         "Ask the process to end; it writes a checkpoint first. `ValueError` if it was not started here."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAULTS', 'PART', 'RADIUS', 'HEAVIEST', 'FRAMES', 'ipywidgets', 'OnOneLoop', 'running_loop', 'Latest', 'sentence',
            'saying', 'up_to_date', 'with_picture', 'limits', 'labelled', 'Refusing', 'refusing', 'state_with', 'wanted',
-           'numbers', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles', 'explorer_figure',
+           'numbers', 'finite', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles', 'explorer_figure',
            'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones', 'zone_controls', 'anchor_fields', 'tie_fields',
            'CountedZones', 'ZoneExplorer', 'posterior', 'solved', 'flow_figures', 'fill_ways', 'flow_state',
            'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer', 'waits', 'waits_table']
@@ -15,6 +15,7 @@ import asyncio
 import base64
 import functools
 import html
+import math
 import os
 import reprlib
 import time
@@ -149,7 +150,7 @@ def state_with(kind: type, **traits):
     if unknown := [name for name in traits if name not in known]: raise ValueError(f"{unknown[0]}: got an option that there is none of, wanted some of {sorted(known)}")
     for name, value in traits.items():
         try:
-            if isinstance(value, bool) and isinstance(known[name], (t.Int, t.Float)) or isinstance(value, float) and value != value: raise t.TraitError(name)
+            if isinstance(value, bool) and isinstance(known[name], (t.Int, t.Float)): raise t.TraitError(name)
             setattr(state, name, value)
         except (t.TraitError, OverflowError) as error: raise ValueError(str(error) if str(error).startswith(f"{name}: ") else f"{name}: got {reprlib.repr(value)}, wanted {wanted(known[name])}") from error
     return state
@@ -170,6 +171,23 @@ def numbers(name: str, given, shape: str) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error: raise ValueError(f"{name}: got {reprlib.repr(given)}, wanted real numbers {shape}") from error
     if found.is_complex(): raise ValueError(f"{name}: got {found.dtype}, wanted real numbers {shape}")
     return found.float()
+
+# %% ../nbs/10_widgets.ipynb #e90b46f1
+@functools.cache
+def finite():
+    "The class of a trait that is a finite number, made when ipywidgets is there."
+    import traitlets as t
+
+    class Finite(t.Float):
+        "A number within limits, neither NaN nor infinite."
+        info_text = "a number"
+
+        def validate(self, state, value):
+            if not isinstance(value, float) or math.isfinite(value): return super().validate(state, value)
+            if self.name is None: self.error(state, value, info=wanted(self))  # one of a list
+            raise t.TraitError(f"{self.name}: got {value}, wanted {wanted(self)}")
+
+    return Finite
 
 # %% ../nbs/10_widgets.ipynb #5b0e7d31
 class InParts(OnOneLoop):
@@ -276,13 +294,14 @@ def fill_explorer(figure, shown: ZoneMap, ways: FlowPaths | None) -> None:
 def zone_state():
     "The class of an explorer's traits, made when ipywidgets is there."
     import traitlets as t
+    number = finite()
 
     class ZoneState(t.HasTraits):
         "Anchors `[n,2]` and weights `[n]` as lists, and how latents are drawn."
         anchors = t.List(t.List(t.Float(), minlen=2, maxlen=2), minlen=1, maxlen=50)
-        weights = t.List(t.Float(min=0.0, max=HEAVIEST))
-        alpha, steps, draws = t.Float(1.0, min=0.0, max=2.0), t.Int(20, min=1, max=60), t.Int(40, min=1, max=200)
-        solver, time, ways = t.Enum(["adams", "euler"], "adams"), t.Float(0.5, min=0.0, max=1.0), t.Bool(False)
+        weights = t.List(number(min=0.0, max=HEAVIEST))
+        alpha, steps, draws = number(1.0, min=0.0, max=2.0), t.Int(20, min=1, max=60), t.Int(40, min=1, max=200)
+        solver, time, ways = t.Enum(["adams", "euler"], "adams"), number(0.5, min=0.0, max=1.0), t.Bool(False)
         chosen = t.Int(0, min=0)  # the anchor that the fields show, or the last if there are fewer
         place = property(lambda self: min(self.chosen, len(self.anchors) - 1))
 

@@ -242,8 +242,9 @@ def test_anchors_are_added_and_deleted_and_the_last_one_stays(explorer):
 
 def controls(page):
     "Label and tooltip of every control on the page."
-    titled = "e => [e.querySelector('label')?.innerText || e.innerText, e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
-    return page.evaluate(f"() => [...document.querySelectorAll('.jp-OutputArea .widget-inline-hbox:not(.widget-html), .jp-OutputArea button.widget-button, .jp-OutputArea button.widget-toggle-button')].map({titled})")
+    titled = "e => [e.querySelector('label')?.innerText || e.innerText || e.getAttribute('aria-label'), e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
+    kinds = (".widget-inline-hbox:not(.widget-html)", "button.widget-button", "button.widget-toggle-button", "button.widget-upload", "canvas[role=application]")
+    return page.evaluate(f"() => [...document.querySelectorAll('{', '.join(f'.jp-OutputArea {kind}' for kind in kinds)}')].map({titled})")
 
 
 def test_every_control_has_a_label_and_a_tooltip(explorer):
@@ -359,20 +360,33 @@ def test_the_keyboard_can_choose_point_label_and_noise(playground):
     page.wait_for_selector("[role=status] >> text=is read as 7")
 
 
+def whole_map(page, seconds=90):
+    "The picture of the map once it has come to its end: two looks half a second apart see the same, and hear that it is whole."
+    until, before = time.time() + seconds, None
+    while time.time() < until:
+        now = picture(page) if page.locator("text=225 of 225 images decoded").count() else None
+        if now is not None and now == before: return now
+        before = now
+        page.wait_for_timeout(500)
+    raise AssertionError("the map did not come to its end")
+
+
 def test_another_plane_is_another_map(playground):
-    page, before = playground, picture(playground)
+    "Each picture that has changed is compared with a whole one, so none has changed because an earlier map went on."
+    page = playground
+    before = whole_map(page)
     field(page, "plane").select_option("three labels")
     settled(page, lambda: picture(page), before)
-    page.wait_for_selector("text=225 of 225 images decoded")
+    whole_map(page)
     assert page.locator(".scatterlayer .textpoint").count() == 3
     page.get_by_label("zones", exact=True).select_option("1")
     page.wait_for_selector("[role=alert] >> text=wanted three different ones")
     page.get_by_label("zones", exact=True).select_option("0")
     for plane in ("image centres", "by chance"):
-        before = picture(page)
+        before = whole_map(page)
         field(page, "plane").select_option(plane)
         settled(page, lambda: picture(page), before)
-    before = picture(page)
+    before = whole_map(page)
     slide(page, "turn", "ArrowRight")
     settled(page, lambda: picture(page), before)
 
@@ -446,7 +460,8 @@ def test_files_are_read_or_refused(playground, tmp_path):
 
 def test_every_control_of_the_playground_has_a_label_and_a_tooltip(playground):
     found = controls(playground)
-    assert len(found) >= 18 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+    assert len(found) >= 20 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+    for name in ("Image file", "drawing, 8 by 8 pixels"): assert sum(label.startswith(name) for label, _ in found) == 1, found
 
 
 def test_a_typed_sentence_is_drawn_or_refused(lab, browser):
@@ -472,7 +487,7 @@ def test_a_typed_sentence_is_drawn_or_refused(lab, browser):
         settled(page, lambda: sheet(page, "drawn for"), drawn[1])
         shot(page, "sentences")
         found = controls(page)
-        assert len(found) >= 19 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
+        assert len(found) >= 21 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
 
 
 # -- EmbeddingExplorer ----------------------------------------------------------------------------
@@ -510,8 +525,10 @@ def test_umap_comes_later_and_does_not_block(embeddings):
     page, before = embeddings, places(embeddings)
     page.get_by_role("button", name="UMAP", exact=True).click()
     page.wait_for_selector("text=UMAP is being fitted")
+    assert page.locator("text=37 chosen images").count() == 0
     field(page, "choose").select_option("3")
-    page.wait_for_selector("text=chosen images", timeout=60_000)
+    page.wait_for_selector("text=37 chosen images", timeout=60_000)  # and not those that were chosen before
+    assert page.locator("text=UMAP is being fitted").count() == 1 and places(page) == before
     settled(page, lambda: places(page), before, 120)
     page.wait_for_selector("[role=status] >> text=359 test images")
     before = places(page)

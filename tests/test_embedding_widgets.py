@@ -253,7 +253,7 @@ def test_a_lasso_chooses_and_its_outline_goes_with_it(explorer):
 
 
 def test_umap_is_fitted_apart_once_and_the_last_request_wins(monkeypatch):
-    "t-SNE takes the place of UMAP, whose import is slow: the same process, the same way."
+    "A process that does nothing for a second takes the place of UMAP, whose import is slow; what it would find is made up when it has ended."
     KEPT.clear()
     monkeypatch.setitem(embedding_plots.FITS, "umap", (lambda x, seed, settings: torch.zeros(len(x), 2), "scikit-learn"))
     begun = []
@@ -282,7 +282,8 @@ def test_umap_is_fitted_apart_once_and_the_last_request_wins(monkeypatch):
         await until(lambda: "UMAP is being fitted, 0 s so far" in explorer.said.value)
         assert not explorer.stop_button.disabled and torch.equal(points(explorer), pca)
         explorer.choose_class(3)
-        await until(lambda: "chosen images" in explorer.group.value)  # everything else goes on
+        await until(lambda: "chosen images" in explorer.group.value)
+        assert "UMAP is being fitted" in explorer.said.value and explorer.fitting.fit is begun[0] and begun[0].process.poll() is None  # everything else has gone on
         await until(lambda: "40 test images" in explorer.said.value)
         assert torch.allclose(points(explorer), 2 * explorer.seen.anchors[:, :2], atol=1e-4) and explorer.stop_button.disabled
         for method in ("pca", "umap"): explorer.state.method = method; await asyncio.sleep(0.2)
@@ -301,12 +302,86 @@ def test_umap_is_fitted_apart_once_and_the_last_request_wins(monkeypatch):
     asyncio.run(ask())
 
 
+class Sleeping(FittedApart):
+    "A fit that takes as long as a test wants."
+    SCRIPT, begun = "import sys, time; time.sleep(60)", []
+    def __init__(self, points, method): self.begun.append(self); super().__init__(points, method)
+
+
+async def until(true, seconds=60):
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end: await asyncio.sleep(0.005)
+    assert true()
+
+
+@pytest.fixture
+def sleeping(monkeypatch):
+    "Fits of UMAP that have begun and never end, one after another."
+    KEPT.clear(); Sleeping.begun.clear()
+    monkeypatch.setitem(embedding_plots.FITS, "umap", (lambda x, seed, settings: torch.zeros(len(x), 2), "scikit-learn"))
+    monkeypatch.setattr(embedding_widgets, "FittedApart", Sleeping)
+    yield Sleeping.begun
+    for fit in Sleeping.begun: fit.process.kill(); fit.process.wait(10)
+    KEPT.clear()
+
+
+def test_a_fit_that_dies_and_that_nobody_wants_any_more_is_no_trouble(sleeping):
+    "Whether something else is read meanwhile, or shown already; one that is wanted is missed."
+    async def ask():
+        explorer = EmbeddingExplorer(limit=300)
+        explorer.state.method = "umap"
+        await until(lambda: explorer.fitting.fit and "UMAP is being fitted" in explorer.said.value)
+        explorer.state.split = "train"
+        await until(lambda: explorer.reading.busy)
+        explorer.fitting.ended(explorer.fitting.fit, ValueError("points: UMAP found no places for them (killed)"))  # what comes next between two parts
+        assert explorer.reading.busy and "UMAP found no places" not in explorer.said.value
+        await until(lambda: "train" in explorer.splits and explorer.fitting.name == ("train", "anchor", False))
+        explorer.state.method = "pca"
+        await until(lambda: "300 train images" in explorer.said.value)
+        sleeping[-1].process.kill()
+        await until(lambda: explorer.fitting.fit is None)
+        assert "300 train images" in explorer.said.value and 'role="status"' in explorer.said.value and explorer.stop_button.disabled
+        explorer.state.method = "umap"
+        await until(lambda: explorer.fitting.fit and "UMAP is being fitted" in explorer.said.value)
+        sleeping[-1].process.kill()
+        await until(lambda: 'role="alert"' in explorer.said.value)
+        assert "UMAP found no places for them" in explorer.said.value and explorer.stop_button.disabled
+
+    asyncio.run(ask())
+
+
+def test_a_fit_is_dropped_where_the_map_that_is_asked_for_is_there(sleeping):
+    "It says nothing any more, and there is nothing to stop."
+    async def ask():
+        explorer = EmbeddingExplorer(limit=40)
+        kept = 2 * explorer.seen.anchors[:, :2].cpu()
+        KEPT[embedding_plots.name_of_layout(embedding_plots.layout_points(explorer.features[1], "umap"), "umap", 0, embedding_plots.layout_settings("umap", 40, {}))] = kept
+        explorer.state.method = "umap"
+        await until(lambda: torch.allclose(points(explorer), kept, atol=1e-4))
+        explorer.state.feature = "latent"
+        await until(lambda: "UMAP is being fitted" in explorer.said.value)
+        explorer.state.feature = "anchor"
+        await until(lambda: "40 test images" in explorer.said.value)
+        assert explorer.fitting.fit is None and explorer.stop_button.disabled
+        assert sleeping[0].process.wait(10) < 0
+        await asyncio.sleep(1.3)  # longer than a fit is silent
+        assert "40 test images" in explorer.said.value and explorer.stop_button.disabled and explorer.state.method == "umap" and torch.allclose(points(explorer), kept, atol=1e-4)
+
+    asyncio.run(ask())
+
+
+def test_a_number_that_is_not_finite_is_named_and_the_slider_stays(explorer):
+    for value in (float("nan"), float("inf")):
+        with pytest.raises(TraitError, match=f"^alpha: got {value}, wanted a number from 0 to 2$"): explorer.state.alpha = value
+        assert explorer.state.alpha == explorer.controls[2].value == 1.0
+
+
 def test_a_fit_that_is_asked_for_from_a_thread_with_a_loop_of_its_own_is_followed_where_the_widget_was_made(monkeypatch):
     monkeypatch.setattr(embedding_widgets, "FittedApart", lambda points, method: SimpleNamespace(result=lambda: time.sleep(0.3), stop=lambda: None))
     told, done = [], []
 
     async def ask():
-        fitting = InBackground(lambda seconds: told.append(threading.get_ident()), lambda error: done.append((threading.get_ident(), error)))
+        fitting = InBackground(lambda seconds: told.append(threading.get_ident()), lambda name, error: done.append((threading.get_ident(), name, error)))
         async def elsewhere(): assert fitting.start(("a",), torch.zeros(5, 2), "umap")
         other = threading.Thread(target=lambda: asyncio.run(elsewhere()))  # its loop ends before the fit does
         other.start()
@@ -314,7 +389,7 @@ def test_a_fit_that_is_asked_for_from_a_thread_with_a_loop_of_its_own_is_followe
         while not done and time.time() < until: await asyncio.sleep(0.02)
 
     asyncio.run(ask())
-    assert set(told) == {threading.get_ident()} and done == [(threading.get_ident(), None)]
+    assert set(told) == {threading.get_ident()} and done == [(threading.get_ident(), ("a",), None)]
 
 
 def test_a_split_is_read_in_parts_and_the_last_request_wins():

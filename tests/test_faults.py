@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,9 @@ import lzn_nb.training as training
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint, save_checkpoint
 from lzn_nb.cli import main
 from lzn_nb.data import batches, load_data
+from lzn_nb.plots import image_grid
 from lzn_nb.runs import open_run, read_metrics
+from lzn_nb.scenarios.base import save_samples
 from lzn_nb.scenarios.joint import JOINT_PRESETS, joint_losses, joint_trainer, run_joint
 from lzn_nb.training import Component, TrainConfig, Trainer, run_update, train
 
@@ -189,6 +192,23 @@ def test_disk_full_while_logging(tmp_path):
     ended = limited(tmp_path, 1, every=1)
     assert ended.returncode == 0 and ended.stderr.count("UserWarning: metrics: cannot write to") == 1, ended.stderr
     assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, 41)) and saved(tmp_path)[-1] == 40
+
+
+def test_disk_full_while_a_sheet_of_samples_is_drawn(tmp_path):
+    "No half of a picture stands where somebody looks for a whole one; a sheet that was there stays."
+    import resource
+    def save(seed, path): save_samples(SimpleNamespace(samples=lambda *_: image_grid(torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(seed)))), None, None, None, path, 0)
+
+    there, new = (tmp_path / "samples" / f"{k:08d}.png" for k in (5, 10))
+    save(0, there)
+    whole, limit = there.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert Image.open(there).convert("RGB").width > 100 and len(whole) > 2000
+    resource.setrlimit(resource.RLIMIT_FSIZE, (800, limit[1]))
+    try:
+        for path in (there, new):
+            with pytest.warns(UserWarning, match=f"samples: cannot write {path} .*; training goes on"): save(1, path)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list(there.parent.iterdir()) == [there] and there.read_bytes() == whole
 
 
 # -- processes --------------------------------------------------------------------------------

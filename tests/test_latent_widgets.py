@@ -405,6 +405,42 @@ def test_traits_have_limits_and_sizes_are_checked():
     assert LatentPlayground(side=2, samples=1, source="label", u=1.0).state.source == "label"
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_named_and_the_controls_stay(playground, value):
+    s, controls = playground.state, {"half": playground.slice_controls[4], **dict(zip(("u", "v", "alpha", "time"), (playground.controls[k] for k in (1, 2, 4, 6))))}
+    for name, limits in (("half", "from 0.5 to 10"), ("time", "from 0 to 1"), ("alpha", "from 0 to 2"), ("u", "from -10 to 10"), ("v", "from -10 to 10")):
+        before = getattr(s, name)
+        with pytest.raises(TraitError, match=f"^{name}: got {value}, wanted a number {limits}$"): s.set_trait(name, value)
+        assert getattr(s, name) == before == controls[name].value
+    with pytest.raises(TraitError, match="a number from 0 to 1"): s.drawing = [value] * 64
+    assert s.drawing == []
+
+
+def test_the_picture_shows_nothing_where_the_widget_shows_nothing(playground):
+    "Not what was seen before, under the name of what is asked for now."
+    def panels(): return {axis.get_title("left") or axis.get_title(): len(axis.images) for axis in playground.picture().axes}
+    assert panels()["samples"] == panels()["nearest training images"] == 1
+    playground.state.source = "drawing"
+    whole, *others = playground.picture().axes
+    assert "there is none yet" in playground.said.value and len(whole.images) == 1 and not whole.lines and len(others) == 3 and not any(axis.images or axis.patches or axis.axison for axis in others)
+    assert base64.b64decode(playground._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+    playground.state.label = 3
+    assert panels()["samples"] == 1
+
+
+def test_the_picture_is_of_what_was_seen():
+    "Where the state is ahead of it, too."
+    async def ask():
+        playground = LatentPlayground(side=2, samples=1, u=1.0, v=2.0, time=0.25)
+        playground.state.u, playground.state.time = 3.0, 0.75
+        early = playground.picture()
+        while playground.look.waiting or playground.map.busy: await asyncio.sleep(0.01)
+        return early, playground.picture()
+
+    for figure, place, time in zip(asyncio.run(ask()), (1.0, 3.0), ("0.25", "0.75")):
+        assert figure.axes[0].lines[0].get_xydata().tolist() == [[place, 2.0]] and any(axis.get_title().endswith(f"at t = {time}") for axis in figure.axes)
+
+
 def nan_in(network, part):
     next(getattr(network["image"], part).parameters()).data.flatten()[0] = float("nan")
     return network
@@ -574,5 +610,6 @@ def test_what_is_typed_and_cannot_be_read_is_said_until_something_can(told, said
     field.value = "an 8"
     field.value = said
     assert 'role="alert"' in playground.said.value and what in playground.said.value and playground.samples.value == playground.near.value == "" and len(playground.said.value) < 600
+    assert not [axis for axis in playground.picture().axes[1:] if axis.images or axis.patches or axis.get_title("left")]  # nor under the name of what could not be read
     field.value = "seven " + "x" * 5000
     assert 'role="status"' in playground.said.value and "unknown words, read as &lt;unknown&gt;: xxx" in playground.said.value and len(playground.said.value) < 700 and "drawn for: seven xxx" in playground.samples.value

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.embedding_plots import embedding_map
-from lzn_nb.plots import (as_screen_text, as_text, confusion_table, curves_by_run, draw_reliability, figure_png, gaussian_check, html_table, image_grid, lines_of_runs,
+from lzn_nb.plots import (as_screen_text, as_text, confusion_table, curve, curves_by_run, draw_reliability, figure_png, gaussian_check, html_table, image_grid, lines_of_runs,
                           markdown_table, mosaic, mosaic_corners, new_figure, normal_check, principal_plane, reliability, training_curves, write_report)
 from lzn_nb.runs import write_metrics
 
@@ -87,6 +87,12 @@ def test_curves_leave_out_the_final_line_and_gaps():
     assert second.lines[0].get_xydata().tolist() == [[20, 3]] and second.lines[0].get_marker() not in ("", "None", None)  # one point is visible
     for wrong in ("c", "final"):
         with pytest.raises(ValueError, match=f"keys: got '{wrong}'"): training_curves(lines, [wrong])
+
+
+def test_what_is_no_number_is_no_point_of_a_curve():
+    lines = [{"step": 1, "a": 1.0, "note": "x"}, {"step": 2, "a": [1, 2]}, {"step": 3, "a": None}, {"step": 4, "a": True}, {"step": 5, "a": 2}]
+    assert curve(lines, "a") == ([1, 5], [1.0, 2]) and figure_png(training_curves(lines, ["a"]))
+    with pytest.raises(ValueError, match=r"keys: got 'note', wanted one of \['a', 'step'\]"): curves_by_run(lines, ["note"])
 
 
 def test_the_name_of_a_curve_is_no_formula():
@@ -208,6 +214,14 @@ def test_confusion_counts_rows_by_truth():
     shown = np.asarray(axis.get_images()[0].get_array())
     assert np.allclose(shown, [[2 / 3, 1 / 3, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 0], [0, 0, 0, 1]])  # a class without images stays empty
     assert axis.get_title() == "4 of 6 right" and axis.get_ylabel() == "true class" and [t.get_text() for t in axis.get_yticklabels()] == list("abcd")
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0.5, 1.0]), torch.tensor([math.nan, 1.0]), torch.tensor([True, False]), torch.tensor([1j, 0])], ids=["halves", "NaN", "booleans", "complex"])
+def test_labels_that_are_no_integers_are_named(labels):
+    whole = torch.tensor([0, 1])
+    for given, name in (((labels, whole), "predicted"), ((whole, labels), "labels")):
+        with pytest.raises(ValueError, match=rf"^{name}: got {labels.dtype}, wanted integers \[2\]$"): confusion_table(*given, "abc")
+    for kind in (torch.uint8, torch.int16): assert confusion_table(whole.to(kind), whole, "abc").axes[0].get_title() == "2 of 2 right"
 
 
 def test_confusion_of_many_classes_and_wrong_ones():

@@ -1,6 +1,7 @@
 """A run watched: what is read off its folder, what is shown of it, and how it is ended."""
 import asyncio
 import base64
+import gc
 import io
 import json
 import os
@@ -159,6 +160,35 @@ def test_the_sheet_of_the_end_is_shown(tmp_path):
     assert not monitor.refresh() and Image.open(io.BytesIO(monitor.samples.value)).getpixel((0, 0)) == (255, 0, 0) and monitor.samples.layout.visibility == "visible"
 
 
+@pytest.mark.parametrize("cut, why", [(lambda whole: whole[:800], "got 800 bytes that make no image (image file is truncated"), (lambda whole: b"nothing", "got 7 bytes that make no image (nobody knows its format), wanted a PNG"), (lambda whole: b"", "got 0 bytes that make no image")], ids=["half", "no PNG", "empty"])
+def test_a_damaged_sheet_is_said_and_the_one_before_stays(tmp_path, cut, why):
+    "Until there is a whole one; everything else is shown."
+    log(tmp_path, {"step": 5, "loss": 2.0}); sheet(tmp_path, 5, "red")
+    monitor = TrainingMonitor(tmp_path)
+    before = monitor.samples.value
+    Image.effect_noise((64, 64), 90).save(later := tmp_path / "samples" / "00000010.png")
+    whole = later.read_bytes()
+    later.write_bytes(cut(whole))
+    log(tmp_path, {"step": 10, "loss": 1.0})
+    for _ in range(2): assert monitor.refresh() and f"samples/00000010.png: {why}" in monitor.said.value and "update 10" in monitor.said.value and list(monitor.figure.data[0].y) == [2.0, 1.0] and monitor.samples.value == before
+    monitor.refresh(anew=True)
+    assert base64.b64decode(monitor._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG") and len(monitor.picture().axes) == 2
+    later.write_bytes(whole)  # with no update of its own
+    assert monitor.refresh() and monitor.samples.value == whole and 'role="alert"' not in monitor.said.value
+    later.write_bytes(cut(whole))
+    other = TrainingMonitor(tmp_path)
+    assert why in other.said.value and other.samples.value == b"" and other.samples.layout.visibility == "hidden" and base64.b64decode(other._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+    if cut(whole):
+        with pytest.raises(ValueError, match="^" + re.escape(f"sheet: {why}")): draw_run([], sheet=cut(whole))
+
+
+def test_what_is_no_number_is_left_out_of_the_picture_as_well(tmp_path):
+    log(tmp_path, {"step": 1, "loss": 1.0}, {"step": 2, "loss": [1, 2]}, {"step": 3, "loss": None}, {"step": 4, "loss": 0.5})
+    monitor = TrainingMonitor(tmp_path)
+    assert base64.b64decode(monitor._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+    assert monitor.picture().axes[0].lines[0].get_xydata().tolist() == [[1, 1.0], [4, 0.5]] and list(monitor.figure.data[0].y) == [1.0, 0.5]
+
+
 def ended(code, words=0):
     "A process that has ended by itself, what it says beginning at `words` of the log."
     process = RunProcess([sys.executable, "-c", f"import os; os.kill(os.getpid(), {-code}) if {code} < 0 else os._exit({code})"])
@@ -261,6 +291,16 @@ def test_a_monitor_that_is_shown_twice_watches_once(tmp_path, monkeypatch):
         await asyncio.wait_for(monitor.watching, 60)
 
     asyncio.run(show())
+
+
+def test_where_no_event_loop_runs_a_monitor_is_shown_as_it_is(tmp_path, monkeypatch, recwarn):
+    "Nobody could watch."
+    given = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **how: given.append(what))
+    monitor = TrainingMonitor(tmp_path)
+    monitor._ipython_display_()
+    gc.collect()
+    assert len(given) == 1 and "image/png" in given[0][0] and monitor.watching is None and not [one for one in recwarn if "never awaited" in str(one.message)]
 
 
 def test_curves_that_are_chosen_in_a_thread_with_a_loop_of_its_own_are_drawn_where_the_monitor_was_made(tmp_path):

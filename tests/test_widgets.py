@@ -423,6 +423,20 @@ def test_it_plays_there_and_back_until_it_is_stopped():
 def test_anchors_that_make_no_zones_are_named(call, what): assert re.search(what, str(said(call())))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_numbers_that_are_not_finite_are_named_and_what_was_there_stays(value):
+    "Also where a slider is linked, which would take the number, and break its link."
+    explorer = ZoneExplorer(SQUARE, draws=2)
+    for k, name, before, limits in ((0, "alpha", 1.0, "from 0 to 2"), (4, "time", 0.5, "from 0 to 1")):
+        with pytest.raises(TraitError, match=f"^{name}: got {value}, wanted a number {limits}$"): explorer.state.set_trait(name, value)
+        assert getattr(explorer.state, name) == before == explorer.controls[k].value and 'role="status"' in explorer.said.value
+        explorer.state.set_trait(name, 0.25)
+        assert explorer.controls[k].value == 0.25
+        assert re.fullmatch(f"{name}: got {value}, wanted a number {limits}", str(said(ZoneExplorer(SQUARE, **{name: value}))))
+    with pytest.raises(TraitError, match="a number from 0 to 5"): explorer.state.weights = [value, 1.0, 1.0, 1.0]
+    assert explorer.state.weights == [1.0] * 4
+
+
 def test_a_widget_that_was_not_made_is_a_sentence_and_says_so_again():
     widget = ZoneExplorer(torch.zeros(2, 3))
     assert "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"] and not hasattr(widget, "state")

@@ -142,6 +142,7 @@ def test_ways_move_on_the_screen_and_stand_on_paper(zones):
     assert sum(x != x for x in figure.data[0].x) == 4  # lines of different samples are not joined
     axis = draw_paths(paths).axes[0]
     assert torch.allclose(torch.as_tensor(axis.lines[0].get_xydata()).float(), paths.positions[:, 0])
+    for moment in (0, 5): assert torch.allclose(torch.as_tensor(draw_paths(paths, moment=moment).axes[0].lines[2].get_xydata()).float(), paths.positions[moment, :1])
 
 
 # -- when it is decided ---------------------------------------------------------------------------
@@ -188,7 +189,12 @@ def test_titles_are_no_formulas_and_no_tags(zones, title):
     (lambda z: plane_of(normal(5, 3), through=torch.zeros(2)), r"through: got shape \[2\], wanted \[3\]"), (lambda z: plane_of(normal(5, 2) / 0), "points: got numbers"), (lambda z: paths_back(z, [], normal(0, 2)), "index: got no anchors"),
     (lambda z: paths_back(z, [0, 99], normal(2, 2)), "index: got values from 0 to 99"), (lambda z: paths_back(z, [0, 1], normal(3, 2)), r"noise: got torch.float32 of shape \[3, 2\] on cpu, wanted a floating tensor \[2,2\]"), (lambda z: paths_back(z, [0.5], normal(1, 2)), "index: got torch.float32"),
     (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 2], cutoff=1.0), "cutoff: got 1.0"), (lambda z: assignment_curves(z, normal(3, 2), [0, 1, 9]), "target: got"),
-    *[(lambda z, draw=draw, given=given: draw(given), f"chances: got {what}, wanted real numbers") for draw in (draw_posterior, plotly_posterior) for given, what in ((normal(2, 2), r"torch.float32 of shape \[2, 2\]"), ([0.5, 0.5], "list"), (normal(0), r"torch.float32 of shape \[0\]"), (torch.ones(2).long(), r"torch.int64 of shape \[2\]"))]])
+    *[(lambda z, draw=draw, given=given: draw(given), f"chances: got {what}, wanted real numbers") for draw in (draw_posterior, plotly_posterior) for given, what in ((normal(2, 2), r"torch.float32 of shape \[2, 2\]"), ([0.5, 0.5], "list"), (normal(0), r"torch.float32 of shape \[0\]"), (torch.ones(2).long(), r"torch.int64 of shape \[2\]"))],
+    *[(lambda z, draw=draw, given=given: draw(torch.tensor(given)), f"chances: got numbers from {what}, wanted numbers from 0 to 1 whose sum is 1") for draw in (draw_posterior, plotly_posterior) for given, what in (([float("nan"), 1.0], "nan on whose sum is nan"), ([5.0, 1.0], "1 on whose sum is 6"), ([-0.5, 1.5], "-0.5 on whose sum is 1"), ([0.2, 0.2], "0.2 on whose sum is 0.4"), ([float("inf"), 0.0], "0 on whose sum is inf"))],
+    *[(lambda z, call=call, plane=plane: call(z, plane_of(normal(9, plane))), rf"plane: got an origin and axes of shape \[{plane}\] and \[2, {plane}\], wanted \[2\] and \[2,2\], of the anchors' space") for plane in (3, 5) for call in
+      (lambda z, plane: paths_forward(z, normal(3, 2), plane=plane), lambda z, plane: paths_back(z, [0, 1], normal(2, 2), plane=plane), lambda z, plane: zone_map(z, plane=plane, side=4))],
+    (lambda z: paths_forward(LatentZones(normal(4, 5)), normal(3, 5), plane=plane_of(normal(9, 2))), r"plane: got .*, wanted \[5\] and \[2,5\]"), (lambda z: zone_map(LatentZones(normal(4, 5)), plane=plane_of(normal(9, 2)), side=4), r"plane: got .*, wanted \[5\] and \[2,5\]"),
+    *[(lambda z, moment=moment: draw_paths(paths_forward(z, normal(3, 2), frames=5), moment=moment), f"moment: got {moment!r}, wanted an integer from 0 to 4") for moment in (5, 99, -1, 1.0, True, "x")]])
 def test_wrong_requests_are_named(zones, call, what):
     with pytest.raises(ValueError, match=what): call(zones)
 

@@ -33,10 +33,10 @@ from ..nets import UNetDecoder, UNetEncoder, fit_levels
 from ..metrics import Result
 from ..network import ImageType, LatentZoningNetwork, count
 from ..parallel import drawn_rows, in_pieces, share, zones_of_batch
-from ..plots import training_curves, write_report
+from ..plots import figure_png, training_curves, write_report
 from ..published_metrics import check_weights
 from ..rectified_flow import velocity_errors
-from ..runs import final_figures, make_folder, open_run, read_metrics, read_settings, read_sittings
+from ..runs import final_figures, make_folder, open_run, read_metrics, read_settings, read_sittings, write_atomically
 from ..training import FREE, Component, TrainConfig, Trainer, alone_in, defaults_of, get_preset, load_weights, pick_device, plan_run, plan_size, train
 from ..zones import LatentZones
 
@@ -267,7 +267,7 @@ def save_samples(scenario: Scenario, network: LatentZoningNetwork, images: Image
     figure = scenario.samples(network, images, config, torch.Generator().manual_seed(seed))
     try:
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path)
+        write_atomically(path, lambda temporary: temporary.write_bytes(figure_png(figure)))
     except OSError as error: warnings.warn(f"samples: cannot write {path} ({error.strerror or error}); training goes on")
 
 
