@@ -297,7 +297,7 @@ def test_search_finds_what_lies_in_the_zone(network, monkeypatch):
     alone = scores_of(network, torch.zeros(4, *SHAPE), said[2], sharpness=400.0, among=[*said[:2], said[3]])
     torch.testing.assert_close(alone, scores[:, 2:3])
     blunt = scores_of(network, torch.zeros(4, *SHAPE), said)  # by itself as sharply as the presets are trained
-    assert torch.equal(blunt, scores_of(network, torch.zeros(4, *SHAPE), said, sharpness=TINY.compared)) and not torch.allclose(blunt, scores)
+    assert torch.equal(blunt, scores_of(network, torch.zeros(4, *SHAPE), said, sharpness=text.compared(TINY))) and not torch.allclose(blunt, scores)
 
 
 def test_a_sentence_without_company_cannot_be_searched_by(network):
@@ -310,14 +310,14 @@ def test_what_was_trained_by_contrast_is_compared_by_cosines():
     config = configured("contrastive")
     network, images, said = text_network(config, SHAPE, 10).eval(), batch(3)[0], ["a thick seven", "an 8"]
     wanted = torch.nn.functional.cosine_similarity(network.embed("image", images)[:, None], network.embed("text", said)[None], dim=2)
-    torch.testing.assert_close(scores_of(network, images, said, sharpness=config.compared), wanted)
+    torch.testing.assert_close(scores_of(network, images, said, sharpness=text.compared(config)), wanted)
 
 
 @pytest.mark.parametrize("contrastive", [False, True])
 def test_a_search_takes_what_the_network_takes_and_names_the_rest(contrastive):
     config = configured("contrastive") if contrastive else TINY
     network, images = text_network(config, SHAPE, 10).eval(), batch(3)[0]
-    search = partial(scores_of, network, sharpness=config.compared)
+    search = partial(scores_of, network, sharpness=text.compared(config))
     assert torch.equal(search(images, "a thick seven", among="zero"), alone := search(images, ["a thick seven"], among=["zero"])) and alone.shape == (3, 1)
     for wrong, words in (([], "text: got no samples"), (7, "text: got int"), (["an 8", ""], "text: got an empty sentence"), ("purple elephants", "no word is known")):
         with pytest.raises(ValueError, match=words): search(images, wrong)

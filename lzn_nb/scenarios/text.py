@@ -8,8 +8,8 @@ __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIG
            'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'fitting', 'only_fit', 'says_digit',
            'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'told_by', 'shares', 'judge_captions',
            'judge_drawn', 'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images',
-           'scores_of', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial',
-           'evaluate_text', 'validate_text', 'text_samples', 'text_pictures']
+           'scores_of', 'compared', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits',
+           'make_trial', 'evaluate_text', 'validate_text', 'text_samples', 'text_pictures']
 
 # %% ../../nbs/23_text.ipynb #c4209421
 import math
@@ -64,7 +64,6 @@ class TextConfig(LabelledConfig):
     kinds = property(lambda self: tuple(kind for kind in KINDS if kind != self.without and not (self.contrastive and kind == "label")))
     encoded = property(lambda self: tuple(kind for kind in self.kinds if kind != "label"))    # whose zones are those of a batch
     drawing, writing = (property(lambda self, kind=kind: kind in self.kinds and not self.contrastive) for kind in ("image", "text"))
-    compared = property(lambda self: None if self.contrastive else self.text_sharpness)       # the sharpness of a search, see `scores_of`
     evaluations = property(lambda self: 0 if self.contrastive else self.accumulate * self.zone_steps * (len(self.encoded) * (2 + ("label" in self.kinds)) + len(self.encoded) // 2 * (1 + (self.back_weight > 0))))
 
     def __post_init__(self):
@@ -324,9 +323,12 @@ def scores_of(network: LatentZoningNetwork, images: Tensor, said: Sequence[str],
     return chances[:, own[:len(said)]].clamp_min(1e-30).log()
 
 
+def compared(config: TextConfig) -> float | None: return None if config.contrastive else config.text_sharpness  # the sharpness of a search, see `scores_of`
+
+
 def judge_search(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
     "Images by a caption, captions by an image: does the first one found fit, is the own one first or among five. Of equal captions any is the own one."
-    scores, found = scores_of(network, trial.images, trial.said, sharpness=trial.config.compared), {}
+    scores, found = scores_of(network, trial.images, trial.said, sharpness=compared(trial.config)), {}
     good, (texts, _, own) = fits(packed(told_by(trial.said)), trial.codes).to(scores.device), distinct(trial.said)
     for name, table, fitting, equal in (("image_by_caption", scores.T, good, torch.eye(len(own), dtype=torch.bool)), ("caption_by_image", scores, good.T, own[:, None] == own[None])):
         order = table.topk(min(5, len(own)), dim=1).indices
@@ -467,7 +469,7 @@ def text_pictures(done: Run, seed: int = 0) -> dict:
         pictures["asked for by a sentence"] = image_grid(drawn, 5, titles=titles(said[few]), cell=1.5)
         pictures["test images, and what is said of them"] = image_grid(images[few], 5, titles=titles(network.translate(images[few], "image", "text", alpha=0.0, among=images)), cell=1.5)
     if {"image", "text"} <= set(config.kinds):
-        first, good = scores_of(network, images, said, sharpness=config.compared).T[:4].topk(8, dim=1).indices, fits(packed(told_by(said[:4])), codes)
+        first, good = scores_of(network, images, said, sharpness=compared(config)).T[:4].topk(8, dim=1).indices, fits(packed(told_by(said[:4])), codes)
         found = [f"{one} ({k} of the {n} that fit)" for one, k, n in zip(said, good.gather(1, first).sum(1).tolist(), good.sum(1).tolist())]
         pictures["of 200 test images those that fit a caption best"] = image_grid(images[first.flatten()], 8, rows=[fill(one, 28) for one in found], cell=0.8)
     if config.drawing: pictures["images from the prior"] = image_grid(network.generate("image", 40, generator=generator))
