@@ -52,7 +52,7 @@ class TextConfig(LabelledConfig):
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
-    own_only: bool = False        # whether images are aligned to their own sentence only, not to all that fit them
+    own_only: bool = True         # whether images are aligned to their own sentence only, not to all that fit them
     back_weight: float = 0.0      # of the alignment the other way round: of sentences that fit one image only to that image
     word_weight: float = 0.1      # of the cross-entropy of a sentence, in nats
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
