@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIGURES', 'TEXT_BASELINES', 'TEXT', 'run_text',
            'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hearing_image', 'text_network',
-           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'fitting', 'only_fit', 'says_digit',
-           'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'told_by', 'shares', 'judge_captions',
+           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'told_by', 'fitting', 'only_fit',
+           'says_digit', 'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'shares', 'judge_captions',
            'judge_drawn', 'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images',
            'scores_of', 'compared', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits',
            'make_trial', 'evaluate_text', 'validate_text', 'text_samples', 'text_pictures']
@@ -169,6 +169,9 @@ def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Ten
     return found
 
 # %% ../../nbs/23_text.ipynb #c3f0a1d2
+def told_by(sentences: Sequence[str]) -> list[Facts]: return [facts_in(one).facts for one in sentences]
+
+
 def fitting(said: Sequence[str], codes: Tensor, own: Tensor, zones: int) -> Tensor:
     "Which of so many `zones` of sentences fit each of the images whose facts are `codes` `[n]`, `[n,zones]`; `own` `[n]` are those of the captions `said`."
     found = torch.zeros(len(codes), zones, dtype=torch.bool, device=codes.device)
@@ -241,9 +244,6 @@ class Trial:
         return facts_of(images.clamp(-1, 1), self.judge.labels(images), self.terms)
 
     def protocol(self, **more) -> dict: return {"images and captions": f"{len(self.codes):,}, which share the space"} | more
-
-
-def told_by(sentences: Sequence[str]) -> list[Facts]: return [facts_in(one).facts for one in sentences]
 
 
 def shares(found: dict[str, float], before: str, protocol: dict) -> dict[str, Result]:
