@@ -335,6 +335,7 @@ def test_a_fit_that_dies_and_that_nobody_wants_any_more_is_no_trouble(sleeping):
         await until(lambda: explorer.reading.busy)
         explorer.fitting.ended(explorer.fitting.fit, ValueError("points: UMAP found no places for them (killed)"))  # what comes next between two parts
         assert explorer.reading.busy and "UMAP found no places" not in explorer.said.value
+        sleeping[0].process.kill()  # it would keep the event loop waiting at the end
         await until(lambda: "train" in explorer.splits and explorer.fitting.name == ("train", "anchor", False))
         explorer.state.method = "pca"
         await until(lambda: "300 train images" in explorer.said.value)
