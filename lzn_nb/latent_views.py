@@ -10,6 +10,7 @@ __all__ = ['PLANES', 'check_weights', 'check_fit', 'Trained', 'company_of', 'Lat
 # %% ../nbs/09d_latent_views.ipynb #befc36a5
 import functools
 import io
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -296,7 +297,7 @@ def draw_latents(state: LatentSlice, seen: Seen | None, trained: Trained, time: 
     if place: whole["map"].plot(*place, "k+", ms=16, mew=5); whole["map"].plot(*place, "w+", ms=14, mew=2.5)
     for name, images, title in (("samples", seen.samples, f"drawn for: {said}" if said else "samples"), ("near", trained.images[seen.near], "nearest training images")):
         whole[name].imshow(mosaic(images, len(images)).numpy(), cmap="grey", vmin=0, vmax=1)
-        whole[name].set_axis_off(); whole[name].set_title(as_text(title), loc="left")
+        whole[name].set_axis_off(); whole[name].set_title(as_text(textwrap.fill(title, 48)), loc="left")
     whole["chances"].bar([as_text(name) for name in trained.classes], seen.chances.numpy(), color=zone_colours(len(trained.classes)).numpy())
-    whole["chances"].set(ylim=(0, 1), title=as_text(f"{trained.classes[seen.label]}: margin {seen.margin:.2f} at t = {time:.2f}" + f"\ntold as: {seen.written}" * bool(seen.written)))
+    whole["chances"].set(ylim=(0, 1), title=as_text(f"{trained.classes[seen.label]}: margin {seen.margin:.2f} at t = {time:.2f}" + f"\n{textwrap.fill(f'told as: {seen.written}', 48)}" * bool(seen.written)))
     return figure
