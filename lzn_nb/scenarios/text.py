@@ -191,7 +191,7 @@ def says_digit(said: Sequence[str]) -> list[int]:
 
 
 def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
-    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of all sentences that fit them, and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
+    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of their own sentences (or of all that fit them), and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
     found, labels, align = {}, digits_in(codes), partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
     if "label" in config.kinds:
         zones, _ = network["label"].zones(weights=F.one_hot(labels, network["label"].classes).sum(0), checked=False)
@@ -200,7 +200,7 @@ def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Te
         found["alignment"] = sum(parts)
     if len(places) < 2: return found
     image, text = places["image"], places["text"]
-    allowed = fitting(said, codes, text.own, len(text.zones))
+    allowed = None if config.own_only and not config.back_weight else fitting(said, codes, text.own, len(text.zones))
     found["text_alignment"] = align(image.centres, text.zones, (text.own if config.own_only else allowed)[share(len(labels))], sharpness=config.text_sharpness)
     if config.back_weight and len(alone := only_fit(allowed, text.own)): found["back_alignment"] = align(text.centres[alone], image.zones, alone, sharpness=config.text_sharpness)
     return found
