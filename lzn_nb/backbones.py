@@ -138,8 +138,9 @@ def make_trunk(name: str, channels: int, size: int) -> nn.Module:
 # %% ../nbs/04a_backbones.ipynb #2a2ea028
 @remembered
 def make_encoder(name: str, shape: tuple[int, int, int], latent_dim: int, *, head_layers: int = 1, head_norm: bool = True) -> BackboneEncoder:
-    "An encoder of images of `shape` (c, s, s) on the backbone called `name`. `ValueError` for an unknown one, and for one that does not take such images."
+    "An encoder of images of `shape` (c, s, s) on the backbone called `name`. `ValueError` for an unknown one, for what is no shape, and for one that does not take such images."
     check_backbone(name)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3: raise ValueError(f"shape: got {shape!r:.60}, wanted (c, s, s) of images")
     (channels, size, _), options = shape, {"head_layers": head_layers, "head_norm": head_norm, "image_channels": shape[0]}
     if found := RESNET.fullmatch(name):
         return ResNetEncoder(latent_dim, depth=int(found[1]), stem=found[2] or ("small" if size < 64 else "imagenet"), **options)

@@ -46,7 +46,7 @@ def moved(zones: LatentZones, z: Tensor, to: Tensor) -> Tensor:
 
 # %% ../nbs/22b_compositions.ipynb #9340ccc8
 def arc(a: Tensor, b: Tensor, points: int = 11) -> Tensor:
-    "`points` latents `[points,m,q]` on the arc cos(s) a + sin(s) b from `a` to `b` `[m,q]`, s from 0 to π/2: of normal ones, all are. `ValueError` for other shapes, fewer points than two, or more than there is memory for."
+    "`points` latents `[points,m,q]` on the arc cos(s) a + sin(s) b from `a` to `b` `[m,q]`, s from 0 to π/2: of independent normal ones, all are normal. `ValueError` for other shapes, fewer points than two, or more than there is memory for."
     for name, x in {"a": a, "b": b}.items():
         if not isinstance(x, Tensor) or x.ndim != 2 or not x.is_floating_point(): raise ValueError(f"{name}: got {came(x)}, wanted real numbers [m,q]")
         check_finite(name, x)

@@ -264,7 +264,7 @@ class Anchored(SharedSpace):
             from tqdm.auto import tqdm
 
             starts = tqdm(starts, unit="batch")
-        return LatentZones(torch.cat([self[name].anchors(x[start:start + size]) for start in starts]), solver=self[name].solver, steps=steps or self[name].zone_steps)
+        return LatentZones(torch.cat([self[name].anchors(x[start:start + size]) for start in starts]), solver=self[name].solver, steps=self[name].zone_steps if steps is None else steps)
 
 # %% ../nbs/06_network.ipynb #58be249a
 class WayIn(Anchored):

@@ -113,7 +113,7 @@ def load(path: str | Path, device: torch.device | str = "cpu", *, allow: Sequenc
         with torch.random.fork_rng(): network = made_from(state["recipe"], allow=allow)
         if not isinstance(network, LatentZoningNetwork): raise ValueError(f"its recipe makes {type(network).__name__}, wanted a LatentZoningNetwork")
         fitted(network.to(device, getattr(torch, state["precision"])), state["weights"])
-    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, MemoryError, ImportError) as error: raise ValueError(f"network: {path}: {error}") from error
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, MemoryError, ImportError) as error: raise ValueError(f"network: {path}: {error}") from error
     network.notes = state.get("notes", {})
     return network.eval()
 

@@ -71,6 +71,7 @@ def test_own_module_by_a_registered_name(own_names):
 @pytest.mark.parametrize("message, build", [
     ("depth: got 7", lambda: ResNetEncoder(8, depth=7)), ("stem: got 'tiny'", lambda: ResNetEncoder(8, stem="tiny")),
     ("got 0, 1, wanted both at least 1", lambda: ResNetEncoder(0)), ("got 3, 0, wanted both", lambda: projection_head(4, 3, 0)),
+    *((rf"shape: got {got}, wanted .c, s, s. of images", lambda shape=shape: make_encoder("cnn", shape, 8)) for got, shape in ((r"\(\)", ()), ("None", None), (r"\(1, 8\)", (1, 8)))),
     ("backbone: got 'resnet19', wanted one of", lambda: make_encoder("resnet19", (3, 32, 32), 8)),
     ("torchvision has no 'resnet19'", lambda: make_encoder("torchvision:resnet19", (3, 32, 32), 8)),
     ("'torchvision:squeezenet1_0' does not turn .* has no linear layer to take off", lambda: make_encoder("torchvision:squeezenet1_0", (3, 64, 64), 8)),

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import math
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +26,7 @@ from lzn_nb.training import get_preset
 from lzn_nb.zones import LatentZones
 
 TINY = JOINT_PRESETS["tiny"]
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def batch(n=24, shape=(1, 8, 8), classes=10, seed=0):
@@ -182,6 +184,22 @@ def test_no_network_no_data_and_no_configuration_are_named(ask):
     network, data = joint_network(TINY, (1, 8, 8), 10), load_data("digits")
     for given, words in (((None, data, TINY), "network: got NoneType, wanted a LatentZoningNetwork"), ((network, data, None), "config: got None, wanted a JointConfig"), ((network, None, TINY), "data: got NoneType, wanted an ImageData")):
         with pytest.raises(ValueError, match=words): ask(*given)
+
+
+def test_a_configuration_of_another_network_is_named():
+    data, without = load_data("digits"), dataclasses.replace(TINY, zones=False)
+    with pytest.raises(ValueError, match="config: got one with zones, wanted the one that the network was made with"): evaluate_joint(joint_network(without, (1, 8, 8), 10), data, TINY)
+    with pytest.raises(ValueError, match="config: got None, wanted a JointConfig"): named_classes(joint_network(TINY, (1, 8, 8), 10), None, data.test.images[:3])
+
+
+def test_kept_figures_are_those_of_the_scenario():
+    "Three seeds of each model, every figure with a name and a protocol, and as much of the models on both data as they can do."
+    for data, kept in json.loads((ROOT / "nbs/results/joint.json").read_text()).items():
+        assert set(kept["models"]) >= {"joint", "rf", "no-generation", "cross-entropy"} and "seeds 0, 1, 2" in kept["protocol"], data
+        for name, found in kept["models"].items():
+            assert len(found) == 3 and all(run.keys() == found[0].keys() for run in found), (data, name)
+            assert {key for key in found[0] if not key.startswith("asked_few_")} - {"step", "threads", "wall_seconds", "judge_accuracy"} <= JOINT_FIGURES.keys() & kept["protocols"][name].keys(), (data, name)
+            assert ("accuracy" in found[0]) == (name not in ("rf", "unlabelled")) and ("reconstruction" in found[0]) == (name in ("joint", "rf", "unlabelled")), (data, name)
 
 
 def test_a_plan_for_no_rank_is_refused():

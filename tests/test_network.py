@@ -362,7 +362,7 @@ def test_saved_and_loaded_it_answers_the_same(network, x, tmp_path):
     ("shape: got 'x', wanted an integer", lambda n, x: ImageType(None, n["image"].decoder, (1, 8, "x"), Q)),
     ("sample_steps: got 'x', wanted an integer", lambda n, x: ImageType(None, n["image"].decoder, SHAPE, Q, sample_steps="x")),
     ("n: got 3 with 2 labels", lambda n, x: n.generate("image", 3, label=[1, 2])),
-    ("steps: got 0", lambda n, x: n.generate("image", 2, steps=0)),
+    ("steps: got 0", lambda n, x: n.generate("image", 2, steps=0)), ("steps: got 0", lambda n, x: n.zones_of("image", x, steps=0)),
     ("steps: got 0", lambda n, x: n.reconstruct(x, steps=0)),
     ("alpha: got -1", lambda n, x: n.latents("image", x, alpha=-1)),
     ("z: got torch.float32 of shape .2, 5., wanted a floating tensor .n,6.", lambda n, x: n.decode("label", torch.zeros(2, 5))),

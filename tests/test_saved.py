@@ -236,6 +236,18 @@ def test_what_does_not_fit_is_named(parts, what):
     with pytest.raises(ValueError, match=rf"network: .*spoilt.safetensors.*{what}"): load(parts(SPOIL[what]))
 
 
+def test_a_recipe_that_asks_for_what_is_not_there_is_named(tmp_path):
+    @remembered
+    class First(DataType):
+        def __init__(self, latent_dim, widths): super().__init__(latent_dim + widths[0])
+
+    state = read_state(path := save(LatentZoningNetwork({"x": First(4, [2])}), tmp_path / "a.safetensors"), "network")
+    at(state, "recipe", "given", "types", "parts", "x", "given").update(widths=[])
+    write_state(path, state, "network")
+    with pytest.raises(ValueError, match="network: .*a.safetensors: tuple index out of range"): load(path)
+    del MAKERS["First"]
+
+
 def test_arithmetic_that_fails_in_a_recipe_is_named(tmp_path):
     @remembered
     class Parted(DataType):

@@ -155,7 +155,8 @@ def crowd_of(n: int, most: int = 2000) -> int:
 
 @torch.no_grad()
 def named_classes(network: LatentZoningNetwork, config: JointConfig, images: Tensor, generator: torch.Generator | None = None, alpha: float = 0.0) -> Tensor:
-    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, about as many of them in one space at a time, at most 2000, or without zones by inner products. `ValueError` for no images."
+    "The classes `[n]` that a network of this configuration reads in `images` `[n,c,h,w]`: off zones, about as many of them in one space at a time, at most 2000, or without zones by inner products. `ValueError` for no images or another configuration."
+    check_config(config, JointConfig)
     if not isinstance(images, Tensor) or images.ndim != 4 or not len(images): raise ValueError(f"images: got {came(images)}, wanted [n,c,h,w] with n ≥ 1")
     if config.cross_entropy: return in_chunks(lambda part: network.embed("image", part) @ network["label"].matrix.T, images).argmax(1)
     return in_chunks(lambda part: network.classify(part, alpha=alpha, generator=generator), images, crowd_of(len(images)))
@@ -183,6 +184,7 @@ def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
     `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured. `ValueError` for no network, another split, configuration, seed or number.
     """
     judged = judged_split(data, split, config, JointConfig, seed, drawn=drawn, limit=limit)
+    if config.zones and network["image"].encoder is None: raise ValueError("config: got one with zones, wanted the one that the network was made with: its images have no encoder")
     device, generator, tell, found = device_of(network), torch.Generator().manual_seed(seed), telling(progress), {}
     train, test = [take_up_to(part, limit, device) for part in (data.train, judged)]
     judge = Judge(*train)
