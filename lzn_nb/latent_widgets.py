@@ -188,7 +188,7 @@ class ShownLatents:
         if "source" in traits: self.state.source = traits["source"]  # whatever else is given
         self.figure, self.bars = slice_figure(self.state.half), chance_figure(self.trained.classes)
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
-        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)))
+        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting))
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
         next(self.map_parts()); self.read.now(); self.look_there()  # what cannot be shown is said in the place of the widget
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])

@@ -124,6 +124,7 @@ def fill_samples(image, out: str | Path) -> str:
     "Show the newest sheet of samples, if there is one; what is wrong with it is told, and the one before stays."
     if (sheet := newest_sheet(out)) is None: return ""
     try: sheet_image(content := sheet.read_bytes(), f"samples/{sheet.name}")
+    except OSError as error: return f"samples/{sheet.name}: cannot be read ({error.strerror}), wanted a PNG"
     except ValueError as error: return str(error)
     image.value, image.layout.visibility = content, "visible"
     return ""

@@ -191,20 +191,22 @@ def finite():
 
 # %% ../nbs/10_widgets.ipynb #5b0e7d31
 class InParts(OnOneLoop):
-    "Runs the generator that `make` gives, a part at a time; a new request drops the old one, an error goes to `fail`. Without waiting where no event loop runs."
-    def __init__(self, make: Callable[[], Iterator], fail: Callable[[Exception], None]):
-        self.make, self.fail, self.waiting, self.parts, self.home = make, fail, None, None, running_loop()
+    "Runs the generator that `make` gives, a part at a time; a new request drops the old one, an error goes to `fail`, and while something is `urgent` all parts but the first wait. Without waiting where no event loop runs."
+    def __init__(self, make: Callable[[], Iterator], fail: Callable[[Exception], None], urgent: Callable[[], bool] = lambda: False):
+        self.make, self.fail, self.urgent, self.begun, self.waiting, self.parts, self.home = make, fail, urgent, False, None, None, running_loop()
     busy = property(lambda self: self.parts is not None)
 
     def __call__(self, *_) -> None:
-        if not self.elsewhere(self): self.stop(); self.parts = self.make(); self.go_on()
+        if not self.elsewhere(self): self.stop(); self.parts, self.begun = self.make(), False; self.go_on()
 
     def go_on(self) -> None:
         "The next part, and a date with the event loop for the one after it."
         self.waiting, parts, loop = None, self.parts, running_loop()
+        if loop and self.begun and self.urgent(): self.waiting = loop.call_later(0.005, self.go_on)
         try:
             while self.waiting is None and self.parts is parts is not None:  # another thread may stop it meanwhile
                 next(parts)
+                self.begun = True
                 if loop and self.parts is parts: self.waiting = loop.call_later(0.001, self.go_on)
         except StopIteration: self.parts is parts and self.stop()  # the last part may have asked for others
         except FAULTS as error:
@@ -224,7 +226,7 @@ class InParts(OnOneLoop):
 PART = 6_000_000  # points × evaluations × (anchors + 30, for what an evaluation costs anyhow) at a time: a twentieth of a second, and all there is to do with the usual settings
 
 
-def explored_parts(anchors: Tensor, weights: Tensor, *, alpha: float, solver: str, steps: int, draws: int, time: float, ways: bool, half: float = 3.5, side: int = 90, seed: int = 0) -> Iterator[float | tuple[ZoneMap, FlowPaths | None, float]]:
+def explored_parts(anchors: Tensor, weights: Tensor, *, alpha: float, solver: str, steps: int, draws: int, time: float, ways: bool, half: float = 3.5, side: int = 80, seed: int = 0) -> Iterator[float | tuple[ZoneMap, FlowPaths | None, float]]:
     "What `explored` gives, last; before it, after each `PART` of the work, the share that is done. `ValueError` as `explored`."
     check_count("draws", draws, 1000)
     zones, done = LatentZones(anchors, weights, solver=solver, steps=steps), [0]

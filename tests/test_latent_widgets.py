@@ -315,6 +315,23 @@ def test_files_are_drawn_or_refused(playground):
         assert not any(playground.state.drawing)  # of nothing there is no negative
 
 
+@pytest.mark.parametrize("name, value", [("seed", 3), ("time", 0.45), ("u", 0.5)])
+def test_what_was_asked_for_goes_before_the_images_of_the_map(name, value):
+    "Noise and t change both; u is asked for while the map is drawn."
+    async def ask():
+        playground, order = LatentPlayground(side=6, samples=1), []
+        while playground.map.busy: await asyncio.sleep(0.01)
+        tell, look = playground.tell_map, playground.look_there
+        playground.tell_map = lambda more: (order.append(len(playground.slice.images)), tell(more))
+        playground.look_there = lambda: (order.append("place"), look())
+        if name == "u": playground.state.half = 2.0
+        setattr(playground.state, name, value)
+        while playground.map.busy: await asyncio.sleep(0.01)
+        assert order == [0, "place", 6, 12, 18, 24, 30, 36]
+
+    asyncio.run(ask())
+
+
 def test_the_map_comes_in_parts_and_the_last_request_wins():
     async def ask():
         playground = LatentPlayground(side=6, samples=1)

@@ -182,6 +182,13 @@ def test_a_damaged_sheet_is_said_and_the_one_before_stays(tmp_path, cut, why):
         with pytest.raises(ValueError, match="^" + re.escape(f"sheet: {why}")): draw_run([], sheet=cut(whole))
 
 
+def test_a_sheet_that_is_a_folder_is_said(tmp_path):
+    log(tmp_path, {"step": 5, "loss": 2.0})
+    (tmp_path / "samples" / "00000005.png").mkdir(parents=True)
+    monitor = TrainingMonitor(tmp_path)
+    assert "samples/00000005.png: cannot be read (Is a directory), wanted a PNG" in monitor.said.value and "update 5" in monitor.said.value
+
+
 def test_what_is_no_number_is_left_out_of_the_picture_as_well(tmp_path):
     log(tmp_path, {"step": 1, "loss": 1.0}, {"step": 2, "loss": [1, 2]}, {"step": 3, "loss": None}, {"step": 4, "loss": 0.5})
     monitor = TrainingMonitor(tmp_path)

@@ -103,6 +103,23 @@ def test_long_work_without_a_loop_and_what_goes_wrong_in_it():
     assert done == [1] and str(wrong[0]) == "no" and not work.busy
 
 
+def test_what_is_urgent_goes_before_all_parts_but_the_first():
+    "And no part is lost by waiting."
+    done = []
+
+    async def ask():
+        def parts():
+            for k in range(3): done.append(k); yield
+
+        latest = Latest(lambda: done.append("place"))
+        work = InParts(parts, done.append, lambda: bool(latest.waiting))
+        work(); latest()
+        await asyncio.sleep(0.2)
+        assert done == [0, "place", 1, 2] and not work.busy
+
+    asyncio.run(ask())
+
+
 def test_the_last_part_may_ask_for_other_work():
     "Nothing of what it has asked for is dropped when it ends itself."
     done = []
@@ -145,7 +162,7 @@ MANY = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
 def test_what_takes_long_is_done_in_parts_that_are_bounded(anchors, draws, steps, monkeypatch):
     settings = {"alpha": 1.0, "solver": "adams", "steps": steps, "draws": draws, "time": 0.5, "ways": False}
     *shares, (state, _, wrong) = explored_parts(anchors, torch.ones(len(anchors)), **settings)
-    each = (2 * draws * len(anchors) + 90**2) * steps * (len(anchors) + 30)  # points, evaluations and anchors of the whole
+    each = (2 * draws * len(anchors) + 80**2) * steps * (len(anchors) + 30)  # points, evaluations and anchors of the whole
     assert shares == sorted(shares) and all(each * (b - a) <= 1.26 * PART for a, b in zip([0, *shares], [*shares, 1]))
     assert (len(shares) == 0) == (anchors is SQUARE and steps == 20)  # the usual settings are there at once
     monkeypatch.setattr(widgets, "PART", 10**12)
