@@ -52,7 +52,7 @@ class TextConfig(LabelledConfig):
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
-    own_only: bool = False        # whether images are aligned to their own sentence only, not to all that fit them
+    own_only: bool = True         # whether images are aligned to their own sentence only, not to all that fit them
     back_weight: float = 0.0      # of the alignment the other way round: of sentences that fit one image only to that image
     word_weight: float = 0.1      # of the cross-entropy of a sentence, in nats
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
@@ -169,9 +169,7 @@ def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Ten
     return found
 
 # %% ../../nbs/23_text.ipynb #c3f0a1d2
-def told_by(sentences: Sequence[str]) -> list[Facts]:
-    "What each of the sentences tells."
-    return [facts_in(one).facts for one in sentences]
+def told_by(sentences: Sequence[str]) -> list[Facts]: return [facts_in(one).facts for one in sentences]
 
 
 def fitting(said: Sequence[str], codes: Tensor, own: Tensor, zones: int) -> Tensor:
@@ -193,7 +191,7 @@ def says_digit(said: Sequence[str]) -> list[int]:
 
 
 def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
-    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of the sentences that fit them (or of their own only), and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
+    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of their own sentences (or of all that fit them), and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
     found, labels, align = {}, digits_in(codes), partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
     if "label" in config.kinds:
         zones, _ = network["label"].zones(weights=F.one_hot(labels, network["label"].classes).sum(0), checked=False)
