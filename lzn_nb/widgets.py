@@ -193,20 +193,19 @@ def finite():
 class InParts(OnOneLoop):
     "Runs the generator that `make` gives, a part at a time; a new request drops the old one, an error goes to `fail`, and while something is `urgent` all parts but the first wait. Without waiting where no event loop runs."
     def __init__(self, make: Callable[[], Iterator], fail: Callable[[Exception], None], urgent: Callable[[], bool] = lambda: False):
-        self.make, self.fail, self.urgent, self.begun, self.waiting, self.parts, self.home = make, fail, urgent, False, None, None, running_loop()
+        self.make, self.fail, self.urgent, self.waiting, self.parts, self.home = make, fail, urgent, None, None, running_loop()
     busy = property(lambda self: self.parts is not None)
 
     def __call__(self, *_) -> None:
-        if not self.elsewhere(self): self.stop(); self.parts, self.begun = self.make(), False; self.go_on()
+        if not self.elsewhere(self): self.stop(); self.parts = self.make(); self.go_on(first=True)
 
-    def go_on(self) -> None:
+    def go_on(self, first: bool = False) -> None:
         "The next part, and a date with the event loop for the one after it."
         self.waiting, parts, loop = None, self.parts, running_loop()
-        if loop and self.begun and self.urgent(): self.waiting = loop.call_later(0.005, self.go_on)
+        if loop and not first and self.urgent(): self.waiting = loop.call_later(0.005, self.go_on)
         try:
             while self.waiting is None and self.parts is parts is not None:  # another thread may stop it meanwhile
                 next(parts)
-                self.begun = True
                 if loop and self.parts is parts: self.waiting = loop.call_later(0.001, self.go_on)
         except StopIteration: self.parts is parts and self.stop()  # the last part may have asked for others
         except FAULTS as error:
@@ -214,8 +213,7 @@ class InParts(OnOneLoop):
 
     def now(self) -> None:
         "All parts without waiting; errors are raised."
-        self.stop()
-        for _ in self.make(): pass
+        self.stop(); list(self.make())
 
     def stop(self) -> None:
         "Drop what is not done yet."
