@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['LEAST', 'CHOICES', 'ADVICE', 'HELD', 'FREE', 'fits', 'check_settings', 'TrainConfig', 'get_preset', 'explain_fields',
            'Component', 'rate_factor', 'ema_decay', 'Average', 'own_shard', 'unsharded', 'sharded_like', 'pick_device',
-           'make_accelerator', 'leave_group', 'pick_tracker', 'step_generator', 'seed_everything', 'randomness_kept',
-           'TrainState', 'Budgeted', 'Remembering', 'CheckedState', 'SavedState', 'does_not_fit', 'load_weights',
-           'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients', 'not_finite', 'check_streak',
-           'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper', 'peak_memory', 'is_due', 'tell',
-           'after_update', 'alone_in', 'defaults_of', 'settings_of', 'go_on', 'train', 'open_sitting', 'finish',
-           'catch_up', 'Tally', 'plan_size', 'plan_run', 'timed_update', 'in_words']
+           'make_accelerator', 'ended_while_waiting', 'leave_group', 'pick_tracker', 'step_generator',
+           'seed_everything', 'randomness_kept', 'TrainState', 'Budgeted', 'Remembering', 'CheckedState', 'SavedState',
+           'does_not_fit', 'load_weights', 'BatchLosses', 'Wrapped', 'WithGradient', 'Trainer', 'clip_gradients',
+           'not_finite', 'check_streak', 'run_update', 'diagnosis', 'Terminated', 'StopRequest', 'Scribe', 'Keeper',
+           'peak_memory', 'is_due', 'tell', 'after_update', 'alone_in', 'defaults_of', 'settings_of', 'go_on', 'train',
+           'open_sitting', 'finish', 'catch_up', 'Tally', 'plan_size', 'plan_run', 'timed_update', 'in_words']
 
 # %% ../nbs/07_training.ipynb #1f1ed5ed
 import atexit
@@ -212,11 +212,22 @@ def make_accelerator(config: TrainConfig, device: torch.device):
     if rank_and_world()[1] == 1: AcceleratorState._reset_state(True)  # one process may train several networks, each with settings of its own
     if device.type == "cuda" and device.index is not None: torch.cuda.set_device(device)
     atexit.register(leave_group)
-    return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, log_with=pick_tracker(config.track), project_dir=".",
-                       kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6)), buckets],
-                       gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # we do that, whatever the environment says
+    with ended_while_waiting():
+        return Accelerator(cpu=device.type == "cpu", mixed_precision=config.precision, log_with=pick_tracker(config.track), project_dir=".",
+                           kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6)), buckets],
+                           gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1))  # we do that, whatever the environment says
 
 # %% ../nbs/07_training.ipynb #2499adba
+@contextlib.contextmanager
+def ended_while_waiting() -> Iterator[None]:
+    "SIGTERM acts at once where processes meet: who waits there for one that has failed runs no Python, and would keep the launcher waiting for half a minute."
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1 or rank_and_world()[1] > 1 or threading.current_thread() is not threading.main_thread()
+    before = None if alone else signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try: yield
+    finally:
+        if before is not None: signal.signal(signal.SIGTERM, before)
+
+
 def leave_group() -> None:
     "Let go of the other processes, however this one ends: the threads that listen to them must not outlive Python."
     if torch.distributed.is_initialized():
