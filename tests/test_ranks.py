@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.scenarios import LOSSES, network_of, trainer_of
-from lzn_nb import parallel
+from lzn_nb import parallel, training
 from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
 from lzn_nb.parallel import own_rows, rank_and_world
 from lzn_nb.runs import read_metrics
@@ -251,6 +252,19 @@ def test_resumed_on_several_ranks_is_uninterrupted(tmp_path, world):
     whole, parts = (load_checkpoint(tmp_path / name) for name in ("whole", "parts"))
     assert whole["step"] == parts["step"] == 40
     for part in ("network", "average"): assert all(torch.equal(x, parts[part][name]) for name, x in whole[part].items())
+
+
+def test_who_waits_for_the_other_ranks_ends_at_once_when_told_to(monkeypatch):
+    "A handler in Python would not run in the midst of waiting; alone, and afterwards, it is as it was."
+    before = signal.signal(signal.SIGTERM, handler := lambda *_: None)
+    try:
+        for world, wanted in ((1, handler), (2, signal.SIG_DFL)):
+            monkeypatch.setenv("WORLD_SIZE", str(world))
+            with pytest.raises(RuntimeError, match="nobody came"), training.ended_while_waiting():
+                assert signal.getsignal(signal.SIGTERM) == wanted
+                raise RuntimeError("nobody came")
+            assert signal.getsignal(signal.SIGTERM) is handler
+    finally: signal.signal(signal.SIGTERM, before)
 
 
 def test_ranks_stop_together(tmp_path):
