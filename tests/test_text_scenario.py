@@ -56,7 +56,7 @@ def run(tmp_path_factory): return run_text("digits", "tiny", tmp_path_factory.mk
 # -- settings -----------------------------------------------------------------------------------
 @pytest.mark.parametrize("changes, words", [
     ({"without": "sound"}, "without: got 'sound', wanted one of image, label, text"), ({"contrastive": True, "without": "image"}, "without: got 'image' with contrastive=True"),
-    ({"zones": False}, "zones: got False"), ({"crossed": 1.5}, "crossed: got 1.5"), ({"heard": -0.1}, "heard: got -0.1"), ({"mention": math.nan}, "mention: got nan"),
+    ({"zones": False}, "zones: got False"), ({"crossed": 1.5}, "crossed: got 1.5"), ({"heard": -0.1}, "heard: got -0.1"), ({"unnamed": 1.5}, "unnamed: got 1.5"), ({"heard": 0.75, "unnamed": 0.5}, "unnamed: got 0.5, wanted at most 0.25"), ({"mention": math.nan}, "mention: got nan"),
     ({"temperature": 0.0}, "temperature: got 0.0"), ({"text_sharpness": 0.0}, "text_sharpness: got 0.0"), ({"text_weight": math.inf}, "text_weight: got inf"),
     ({"text_width": 30}, "text_width: got 30, wanted a multiple of the 4 heads"), ({"text_layers": 0}, "text_layers: got 0"), ({"ear_dim": 0}, "ear_dim: got 0"),
     ({"alpha_from": 0.6, "alpha": 0.5}, "alpha_from: got 0.6, wanted at most alpha, which is 0.5"), ({"guidance": -1.0}, "guidance: got -1"), ({"back_weight": -1.0}, "back_weight: got -1")])
@@ -241,6 +241,35 @@ def test_guidance_leads_on_by_what_the_sentence_changes(network):
     torch.testing.assert_close(at(said, guidance=0), silent)
     torch.testing.assert_close(loud[2], silent[2])  # of nothing said, nothing is made more
     assert not torch.allclose(loud[0], heard[0]) and torch.equal(heard, image.decoder(x, t, **image.given(z, labels, heard_by(image.ear, said))))
+
+
+def test_from_nothing_guidance_leads_on_by_class_and_sentence(tmp_path):
+    "From the velocity of whom nobody tells anything; by the class alone where no sentence is given and guidance is asked for, and as learned where it is not."
+    network = awake(dataclasses.replace(TINY, unnamed=0.25)).eval()
+    image, z, said = network["image"], network.prior(3, seeded(1)), ["a thick seven", "an 8", None]
+    x, t, labels = torch.randn(3, *SHAPE, generator=seeded(2)), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([7, 8, 1])
+    at = lambda text, **more: image.flow(x, t, **image.given(z, labels, text, **more))
+    nothing = image.decoder(x, t, latent=z, label=torch.zeros(3, image.decoder.classes))
+    for text in (said, None):
+        torch.testing.assert_close(at(text, guidance=3) - nothing, 3 * (at(text, guidance=1.0) - nothing), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(at(text, guidance=1.0), nothing)
+    assert torch.equal(at(None), at(None, guidance=1.0)) and torch.equal(at(said), at(said, guidance=2.0))
+    save(network, file := tmp_path / "a.safetensors")
+    draw = lambda net: net.generate("image", label=[3, 4], guidance=2.0, generator=seeded(4))
+    assert torch.equal(draw(load(file)), draw(network)) and network.generate("image", 2, guidance=2.0).isfinite().all()
+
+
+def test_some_decoders_are_told_neither_class_nor_sentence(monkeypatch):
+    "In the share asked for, of those that hear nothing; a class that is not told is zeros; and nothing changes where there are no sentences."
+    images, codes = batch(400)
+    loud, told = text.told_of(dataclasses.replace(TINY, heard=0.5, unnamed=0.2), codes, seeded(5), 400)
+    assert 160 < sum(loud) < 240 and 50 < (told == -1).sum() < 110 and not any(one and label == -1 for one, label in zip(loud, told.tolist()))
+    assert torch.equal(told[told >= 0], digits_in(codes)[told >= 0])
+    assert (text.told_of(dataclasses.replace(TINY, without="text", unnamed=0.2), codes, seeded(5), 400)[1] >= 0).all()
+    image, z = awake()["image"].train(), torch.zeros(400, TINY.latent_dim)
+    given = image.given(z, told)["label"][:, :10]
+    assert torch.equal(given.sum(1) == 0, told == -1) and torch.equal(given[told >= 0].argmax(1), told[told >= 0])
+    with pytest.raises(ValueError, match="label: got -1, wanted a class"): image.eval().given(z, told)
 
 
 def test_guidance_is_as_built_unless_another_is_asked_for(network, tmp_path):
@@ -610,7 +639,7 @@ def test_a_baseline_is_judged_by_what_it_can(tmp_path, name, figures):
 
 # -- ranks --------------------------------------------------------------------------------------------
 CASES = [(name, changes) for name in PARTS for changes in ({"batch": 12}, {"batch": 13, "piece": 5, "jitter": 0.5}, {"batch": 14, "accumulate": 2})]
-CASES += [("none", {"batch": 13, "back_weight": 1.5}), ("none", {"batch": 13, "own_only": False})]
+CASES += [("none", {"batch": 13, "back_weight": 1.5}), ("none", {"batch": 13, "own_only": False, "unnamed": 0.4})]
 
 
 def gradient(name, changes):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIGURES', 'TEXT_BASELINES', 'TEXT', 'run_text',
            'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hearing_image', 'text_network',
-           'worded', 'Placed', 'placed', 'text_losses', 'decoder_losses', 'told_by', 'fitting', 'only_fit',
+           'worded', 'Placed', 'placed', 'text_losses', 'told_of', 'decoder_losses', 'told_by', 'fitting', 'only_fit',
            'says_digit', 'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'shares', 'judge_captions',
            'judge_drawn', 'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images',
            'scores_of', 'compared', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits',
@@ -47,8 +47,7 @@ class TextConfig(LabelledConfig):
     contrastive: bool = False     # encoders of images and sentences alone, by the usual contrastive loss: the baseline of searching
     temperature: float = 0.1      # of that loss
     rate_text: float = 3e-3       # learning rate of what reads and writes sentences
-    text_width: int = 64          # of the transformers that do
-    text_layers: int = 2          # of each
+    text_width: int = 64; text_layers: int = 2  # of the transformers that do
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
@@ -58,9 +57,10 @@ class TextConfig(LabelledConfig):
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
     crossed: float = 0.5          # share of the latents that decoders get from the other type: images from sentences, sentences from images
     heard: float = 0.5            # share of the images whose decoder is told the sentence, too
+    unnamed: float = 0.0          # share of those whose decoder is told neither class nor sentence
     ear_dim: int = 32             # numbers that it is told of it
     alpha_asked: float = 0.3      # noise scale of the latents from which is drawn what is asked for
-    guidance: float = 2.0         # how far a sentence leads on what is drawn: 1 as the decoder has learned
+    guidance: float = 2.0         # how far a sentence leads on what is drawn (and the class with it, if any were `unnamed`): 1 as the decoder has learned
     kinds = property(lambda self: tuple(kind for kind in KINDS if kind != self.without and not (self.contrastive and kind == "label")))
     encoded = property(lambda self: tuple(kind for kind in self.kinds if kind != "label"))    # whose zones are those of a batch
     drawing, writing = (property(lambda self, kind=kind: kind in self.kinds and not self.contrastive) for kind in ("image", "text"))
@@ -79,8 +79,9 @@ def check_text(config: TextConfig) -> None:
     if config.without not in ("", *KINDS): raise ValueError(f"without: got {config.without!r}, wanted one of {', '.join(KINDS)}, or nothing")
     if config.contrastive and config.without: raise ValueError(f"without: got {config.without!r} with contrastive=True, wanted nothing: that compares images and sentences")
     if not config.zones: raise ValueError("zones: got False, wanted True: sentences have no other way in")
-    for name in ("mention", "alpha_from", "crossed", "heard", "alpha_asked"):
+    for name in ("mention", "alpha_from", "crossed", "heard", "unnamed", "alpha_asked"):
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
+    if config.heard + config.unnamed > 1: raise ValueError(f"unnamed: got {config.unnamed}, wanted at most {1 - config.heard:g}, for {config.heard:g} are told the sentence")
     if config.alpha_from > config.alpha: raise ValueError(f"alpha_from: got {config.alpha_from}, wanted at most alpha, which is {config.alpha}")
     for name, least in {"temperature": 1e-6, "guidance": 0, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "back_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
         if not least <= getattr(config, name) < math.inf: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a finite number, at least {least:g}")
@@ -100,7 +101,7 @@ def hearing_image(config: TextConfig, shape: tuple[int, int, int], classes: int,
     "Images as [in the other scenarios], whose decoder is told class and sentence if they take part."
     ear = TextInput(TextEncoder(len(tokenizer), tokenizer.length, config.ear_dim, width=config.text_width, layers=1), None, tokenizer, config.ear_dim)
     plain = image_type(config, shape, classes + config.ear_dim, True)
-    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps, guidance=config.guidance)
+    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps, guidance=config.guidance, from_nothing=config.unnamed > 0)
 
 
 def text_network(config: TextConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
@@ -149,14 +150,21 @@ def text_losses(config: TextConfig, network: LatentZoningNetwork, images: Tensor
         zones, own, extra = zones_of_batch(network["image"], jittered(images, config.jitter, generator, n), n, config.piece or None, config.ring)
         places["image"] = placed(config, zones, own, draw)
     if "text" in config.kinds: places["text"] = placed(config, *network["text"].zones(said, checked=False), whole)
-    loud = (torch.rand(n, generator=generator, device=generator.device) < config.heard).tolist()[share(n)]
-    found = decoder_losses(config, network, images, digits_in(codes), said[share(n)], loud, places, draw) | alignment_losses(config, network, every, said, places)
+    loud, labels = told_of(config, codes, generator, n)
+    found = decoder_losses(config, network, images, labels, said[share(n)], loud, places, draw) | alignment_losses(config, network, every, said, places)
     weights = {"words": config.word_weight, "alignment": config.alignment_weight, "text_alignment": config.text_weight, "back_alignment": config.back_weight}
     return {"loss": extra + sum(weights.get(name, 1.0) * value for name, value in found.items())} | found
 
 # %% ../../nbs/23_text.ipynb #fe24d941
+def told_of(config: TextConfig, codes: Tensor, generator: torch.Generator, n: int) -> tuple[list[bool], Tensor]:
+    "Which of this rank's share of a batch of n images have a decoder that is told the sentence, and the class that it is told, `[b]`, or -1."
+    chance = torch.rand(n, generator=generator, device=generator.device)[share(n)]
+    silent = (chance > 1 - config.unnamed * ("text" in config.kinds)).to(codes.device)  # who takes no sentence takes no -1, either
+    return (chance < config.heard).tolist(), digits_in(codes).masked_fill(silent, -1)
+
+
 def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Tensor, labels: Tensor, said: list[str], loud: list[bool], places: dict[str, Placed], draw: Callable) -> dict[str, Tensor]:
-    "What is drawn and what is written by latents of this rank's samples, some of which image and sentence exchange. The decoder of images is told a sentence where `loud` says so."
+    "What is drawn and what is written by latents of this rank's samples, some of which image and sentence exchange. The decoder of images is told a sentence where `loud` says so, and no class where the label is -1."
     z, found = {kind: place.latents if kind == "image" else place.latents[share(len(place.own))] for kind, place in places.items()}, {}
     if len(z) == 2:
         cross = draw(torch.rand, 1) < config.crossed
