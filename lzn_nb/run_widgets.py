@@ -24,7 +24,7 @@ from .checkpoints import checkpoint_paths
 from .flow import check_between
 from .plots import COLOURS, as_text, curve, curve_names, new_figure
 from .runs import read_metrics
-from .screen_plots import plotly_training_curves
+from .screen_plots import line_mode, plotly_training_curves
 from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
 from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, zone_map
 from .zones import LatentZones
@@ -155,7 +155,7 @@ class RunFigures:
     "Curves, samples and zones of the run in the folder `out`."
     offer = staticmethod(lambda known: None)  # tells the names of curves that there are
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
-        w, self.out, self.names, self.known, self.lines, self.mapped_zones = ipywidgets(), Path(out), [], [], [], None
+        w, self.out, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), [], [], [], None, {}
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": "plotly_white", "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = (w.VBox(layout={"min_width": size}) for size in ("505px", "345px"))
@@ -168,10 +168,10 @@ class RunFigures:
         self.offer(self.known)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
-        drawn = plotly_training_curves(list(lines), names, upright=True)
-        if names != self.names: self.names, self.figure = names, graph_objects().FigureWidget(drawn); self.drawn.children = [self.figure]
+        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves(list(lines), names, upright=True))  # kept: a new one takes a tenth of a second or two
+        if names != self.names: self.names, self.figure = names, self.figures[tuple(names)]; self.drawn.children = [self.figure]
         with self.figure.batch_update():
-            for old, new in zip(self.figure.data, drawn.data): old.x, old.y, old.mode = new.x, new.y, new.mode
+            for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = (found := curve(list(lines), name)), line_mode(found[0])
 
     def show_zones(self) -> None:
         "Bring the map up to date, if the newest checkpoint has one."

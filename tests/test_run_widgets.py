@@ -182,6 +182,19 @@ def test_a_damaged_sheet_is_said_and_the_one_before_stays(tmp_path, cut, why):
         with pytest.raises(ValueError, match="^" + re.escape(f"sheet: {why}")): draw_run([], sheet=cut(whole))
 
 
+def test_panels_are_kept_and_brought_up_to_date(tmp_path):
+    "A choice made before shows the same figure, with what has come since; marks go when there are many points."
+    log(tmp_path, {"step": 1, "loss": 2.0, "flow": 1.0})
+    monitor = TrainingMonitor(tmp_path, keys=["loss"])
+    first = monitor.figure
+    monitor.state.keys = ["flow"]
+    assert monitor.figure is not first and monitor.drawn.children == (monitor.figure,) and first.data[0].mode == "lines+markers"
+    log(tmp_path, *({"step": k, "loss": 2.0 / k, "flow": 1.0} for k in range(2, 41)))
+    monitor.refresh()
+    monitor.state.keys = ["loss"]
+    assert monitor.figure is first and monitor.drawn.children == (first,) and list(first.data[0].x) == list(range(1, 41)) and first.data[0].y[-1] == 0.05 and first.data[0].mode == "lines"
+
+
 def test_a_sheet_that_is_a_folder_is_said(tmp_path):
     log(tmp_path, {"step": 5, "loss": 2.0})
     (tmp_path / "samples" / "00000005.png").mkdir(parents=True)
