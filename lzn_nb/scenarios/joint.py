@@ -184,8 +184,8 @@ def evaluate_joint(network: LatentZoningNetwork, data: ImageData, config: JointC
     `drawn` images for each figure of drawing; all draws from `seed`; under "protocols", how each was measured. `ValueError` for no network, another split, configuration, seed or number.
     """
     judged = judged_split(data, split, config, JointConfig, seed, drawn=drawn, limit=limit)
-    if config.zones and network["image"].encoder is None: raise ValueError("config: got one with zones, wanted the one that the network was made with: its images have no encoder")
     device, generator, tell, found = device_of(network), torch.Generator().manual_seed(seed), telling(progress), {}
+    if config.zones and network["image"].encoder is None: raise ValueError("config: got one with zones, wanted the one that the network was made with: its images have no encoder")
     train, test = [take_up_to(part, limit, device) for part in (data.train, judged)]
     judge = Judge(*train)
     found["judge_accuracy"] = Result("accuracy of the judge", accuracy(judge.labels(test[0]), test[1]), {"images": f"{len(test[0]):,}", "judge": judge.description})
