@@ -177,7 +177,9 @@ def decoder_losses(config: TextConfig, network: LatentZoningNetwork, images: Ten
     return found
 
 # %% ../../nbs/23_text.ipynb #c3f0a1d2
-def told_by(sentences: Sequence[str]) -> list[Facts]: return [facts_in(one).facts for one in sentences]
+def told_by(sentences: Sequence[str]) -> list[Facts]:
+    "What each of the sentences tells."
+    return [facts_in(one).facts for one in sentences]
 
 
 def fitting(said: Sequence[str], codes: Tensor, own: Tensor, zones: int) -> Tensor:
