@@ -34,7 +34,7 @@ from torch import Tensor
 from .flow import check_between, check_count
 from .plots import COLOURS, MARKS, as_screen_text, as_text, check_labels, new_figure, principal_plane
 from .runs import write_atomically
-from .zone_plots import graph_objects, png_address, zone_colours
+from .zone_plots import graph_objects, png_address, white, zone_colours
 
 # %% ../nbs/09b_embedding_plots.ipynb #011f5bd0
 METHODS = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE"}
@@ -362,7 +362,7 @@ def plotly_embedding(state: Embedding, title: str = "", by: str = "class", thumb
 def map_layout(state: Embedding, title: str = "", thumbnails: float = 0.0) -> dict:
     "Square axes of equal scale around the points, and a lasso to select some."
     xlim, ylim = box(state.points, 0.05 + thumbnails / 2)
-    return {"title": {"text": as_screen_text(title)}, "width": 640, "height": 560, "margin": {"l": 50, "r": 10, "t": 40, "b": 45}, "dragmode": "lasso", "template": "plotly_white", "legend": {"itemsizing": "constant"},
+    return {"title": {"text": as_screen_text(title)}, "width": 640, "height": 560, "margin": {"l": 50, "r": 10, "t": 40, "b": 45}, "dragmode": "lasso", "template": white(), "legend": {"itemsizing": "constant"},
             "xaxis": {"title": {"text": as_screen_text(state.axes[0])}, "range": xlim, "constrain": "domain"}, "yaxis": {"title": {"text": as_screen_text(state.axes[1])}, "range": ylim, "scaleanchor": "x", "constrain": "domain"}}
 
 

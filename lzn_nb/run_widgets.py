@@ -26,7 +26,7 @@ from .plots import COLOURS, as_text, curve, curve_names, new_figure
 from .runs import read_metrics
 from .screen_plots import line_mode, plotly_training_curves
 from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
-from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, zone_map
+from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, plotly_zones, white, zone_map
 from .zones import LatentZones
 
 # %% ../nbs/10a_run_widgets.ipynb #ba25215d
@@ -157,7 +157,7 @@ class RunFigures:
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
         w, self.out, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), [], [], [], None, {}
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
-        self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": "plotly_white", "xaxis": {"title": "update"}}), None
+        self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = (w.VBox(layout={"min_width": size}) for size in ("505px", "345px"))
         self.drawn.children = [self.figure]
         self.samples = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"})

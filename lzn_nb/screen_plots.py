@@ -14,15 +14,15 @@ from torch import Tensor
 
 from .plots import (COLOURS, Reliability, as_screen_text, confusion_counts, curves_by_run, grid_columns, mosaic, mosaic_corners,
                           normal_check, normal_density)
-from .zone_plots import graph_objects, png_address
+from .zone_plots import graph_objects, png_address, white
 
 # %% ../nbs/09c_screen_plots.ipynb #c4c1b00f
 def panels(titles: Sequence[str], width: int, height: int, *, upright: bool = False, **options):
     "An empty plotly figure with a panel for each of `titles`, side by side or `upright` above each other."
-    graph_objects()  # says how to get plotly
+    empty = graph_objects().Figure(layout={"template": white()})
     from plotly.subplots import make_subplots
-    figure = make_subplots(*((len(titles), 1) if upright else (1, len(titles))), subplot_titles=[as_screen_text(title) for title in titles], **options)
-    return figure.update_layout(width=width, height=height, template="plotly_white", margin={"l": 55, "r": 15, "t": 40, "b": 50}, showlegend=False)
+    figure = make_subplots(*((len(titles), 1) if upright else (1, len(titles))), figure=empty, subplot_titles=[as_screen_text(title) for title in titles], **options)
+    return figure.update_layout(width=width, height=height, margin={"l": 55, "r": 15, "t": 40, "b": 50}, showlegend=False)
 
 
 def straight(figure, low: float, high: float, *, dash: str = "solid", **place) -> None:
@@ -59,11 +59,11 @@ def plotly_image_grid(images: Tensor, columns: int = 10, titles: Sequence[str] |
     picture, corners = mosaic(images, columns, gap), mosaic_corners(len(images), columns, (h, w), gap)
     x, y = (corners + (torch.tensor([w, h]) - 1) / 2).T.tolist()
     names = [f"{k}: {as_screen_text(name)}" for k, name in enumerate(titles)] if titles else [str(k) for k in range(len(images))]
-    figure = go.Figure(go.Image(source=png_address(picture.expand(-1, -1, 3)), hoverinfo="skip"))
+    figure = go.Figure(go.Image(source=png_address(picture.expand(-1, -1, 3)), hoverinfo="skip"), {"template": white()})
     figure.add_scatter(x=x, y=y, mode="markers", marker={"size": 0.8 * cell, "opacity": 0, "symbol": "square"}, customdata=names, hovertemplate="%{customdata}<extra></extra>")
     if titles: figure.add_scatter(x=x, y=[top - 0.5 for top in corners[:, 1].tolist()], mode="text", text=[as_screen_text(name) for name in titles], textposition="top center", textfont={"size": 11}, hoverinfo="skip")
     left, scale = 8 + 7 * max(map(len, rows), default=0), cell / w
-    return figure.update_layout(title={"text": as_screen_text(title)}, width=round(picture.shape[1] * scale) + left + 10, height=round(len(picture) * scale) + 20 + 30 * bool(title), showlegend=False, template="plotly_white",
+    return figure.update_layout(title={"text": as_screen_text(title)}, width=round(picture.shape[1] * scale) + left + 10, height=round(len(picture) * scale) + 20 + 30 * bool(title), showlegend=False,
                                 margin={"l": left, "r": 10, "t": 10 + 30 * bool(title), "b": 10}, xaxis={"visible": False},
                                 yaxis={"showgrid": False, "zeroline": False, "showticklabels": bool(rows), "tickvals": y[::columns], "ticktext": [as_screen_text(name) for name in rows]})
 
