@@ -61,6 +61,7 @@ class DataType(nn.Module):
     condition: tuple[str, ...] = ()  # names of the data types whose values `decode` is told besides the latent
     optional: tuple[str, ...] = ()   # those of them that it is told only where somebody gives them
     options: tuple[str, ...] = ()    # what `decode` may be asked for besides the arguments that it names
+    freely: dict = {}                # such options where nothing that it is told was asked for, but all is read off the latent
 
     def __init__(self, latent_dim: int, zone_steps: int = 10, solver: str = "adams"):
         super().__init__()
@@ -302,7 +303,8 @@ class WayOut(WayIn):
             raise ValueError(f"z: got {came(z)}, wanted a floating tensor [n,{self.latent_dim}]")
         if not z.isfinite().all(): raise NotFinite("z: holds NaN or infinity, wanted finite numbers")
         check_options(self[name], options)
-        return self[name].decode(z, generator, **self.told(name, z, known), **options)
+        told, freely = self.told(name, z, known), {} if {*(known or {})} & {*self[name].condition} else self[name].freely
+        return self[name].decode(z, generator, **told, **freely | options)
 
     def told(self, name: str, z: Tensor, known: dict | None = None) -> dict:
         "Values of other types that the decoder of `name` is told: the `known` ones, checked, and the rest read off `z`."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['strings_of', 'cleaned', 'distinct', 'TextInput', 'TextType', 'make_text', 'heard_by', 'guided', 'named_by',
-           'check_guidance', 'HearingImage', 'sentence_model', 'check_lengths', 'SentenceEncoder']
+           'leads_of', 'LedImage', 'HearingImage', 'sentence_model', 'check_lengths', 'SentenceEncoder']
 
 # %% ../nbs/06f_text.ipynb #b9c5a704
 import math
@@ -111,10 +111,13 @@ def heard_by(ear: TextInput, text: Sequence[str | None]) -> Tensor:
     return silence.to(heard).index_put((torch.tensor(said, device=heard.device),), heard)
 
 # %% ../nbs/06f_text.ipynb #5b1c70ac
-def guided(decoder: Callable, x_t: Tensor, t: Tensor, told: int, guidance: float, *, label: Tensor, **given) -> Tensor:
-    "The decoder's velocity given `label` `[b,k+e]`, led on by `guidance` from the one given zeros for the last `told` numbers of it [Ho & Salimans 2022, eq. 6]."
-    silent = torch.cat([label[:, :-told], torch.zeros_like(label[:, -told:])], 1)
-    return torch.lerp(decoder(x_t, t, label=silent, **given), decoder(x_t, t, label=label, **given), guidance)
+def guided(decoder: Callable, x_t: Tensor, t: Tensor, ear: int, guidance: float, class_guidance: float, *, label: Tensor, **given) -> Tensor:
+    "The decoder's velocity given `label` `[b,k+e]`, led on by `class_guidance` from the one given zeros to the one given the class, and from there by `guidance` to the one given also the last `ear` numbers, what was heard [Ho & Salimans 2022, eq. 6]."
+    silent = torch.cat([label[:, :-ear], torch.zeros_like(label[:, -ear:])], 1)
+    parts = [(share, told) for share, told in ((1 - class_guidance, torch.zeros_like(label)), (class_guidance - guidance, silent), (guidance, label)) if share]
+    times = lambda v: torch.cat([v] * len(parts))  # in one go: of few images all take little longer than one
+    found = decoder(times(x_t), times(t), label=torch.cat([told for _, told in parts]), **{name: times(v) for name, v in given.items()}).chunk(len(parts))
+    return sum(share * velocity for (share, _), velocity in zip(parts, found))
 
 
 def named_by(label: Tensor | None, classes: int, z: Tensor, training: bool) -> Tensor:
@@ -124,41 +127,55 @@ def named_by(label: Tensor | None, classes: int, z: Tensor, training: bool) -> T
     return one_hot(label.clamp(min=0), classes, z, checked=False) * (label >= 0)[:, None]
 
 
-def check_guidance(guidance: float) -> float:
-    "`guidance` as it is; `ValueError` unless it is a finite number, at least 0."
-    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not 0 <= guidance < math.inf: raise ValueError(f"guidance: got {guidance!r:.60}, wanted a finite number, at least 0")
-    return guidance
+def leads_of(image: ImageType, text: Sequence | Tensor | None, guidance: float | None = None, class_guidance: float | None = None) -> dict[str, float]:
+    "How far `text` and class lead, those that are not 1: as asked for, or else as `image` was built, but by what was heard before as learned. `ValueError` for what is no guidance, or has nothing from which to lead."
+    if text is None and guidance is not None: raise ValueError(f"guidance: got {guidance!r:.60} without a sentence, wanted one to be led by, as `text`")
+    named = class_guidance if class_guidance is not None else 1.0 if isinstance(text, Tensor) else image.class_guidance
+    spoken = guidance if guidance is not None else named if text is None else 1.0 if isinstance(text, Tensor) else image.guidance
+    found = {"guidance": spoken, "class_guidance": named}
+    for name, w in found.items():
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 <= w < math.inf: raise ValueError(f"{name}: got {w!r:.60}, wanted a finite number, at least 0")
+    if named != 1 and not image.from_nothing: raise ValueError(f"class_guidance: got {named:g}, wanted 1: this decoder has not learned to draw without being told a class")
+    return {name: w for name, w in found.items() if w != 1}
+
+# %% ../nbs/06f_text.ipynb #b4f0e020
+class LedImage(ImageType):
+    "Images whose decoder is led on when it draws what is asked for, by the class and by what it hears, the last numbers of the `ear`; when it draws freely, or reconstructs, it follows what it has learned, unless a guidance is asked for."
+    at_once = property(lambda self: max(1, ImageType.at_once.fget(self) // 3))  # up to three velocities each
+    freely = {"class_guidance": 1.0}
+
+    def reconstruct(self, x: Tensor, z: Tensor, label: Tensor | None = None, steps: int | str | None = None, **options) -> Tensor:
+        "Back to the noise of each image `[b,c,h,w]` given its latent `[b,q]`, and forward again, as of all images."
+        return super().reconstruct(x, z, label, steps, **{"class_guidance": 1.0} | options)
+
+    def flow(self, x_t: Tensor, t: Tensor, guidance: float = 1.0, class_guidance: float = 1.0, **given) -> Tensor:
+        "The velocity at `x_t` `[b,c,h,w]` and `t` `[b]` that is followed when drawing: the decoder's, led on by what it is told."
+        return guided(self.decoder, x_t, t, self.ear.latent_dim, guidance, class_guidance, **given) if {guidance, class_guidance} != {1} else self.decoder(x_t, t, **given)
 
 # %% ../nbs/06f_text.ipynb #713e9519
 @remembered
-class HearingImage(ImageType):
+class HearingImage(LedImage):
     """Images whose decoder may be told a sentence, too, of which an `ear` makes `[n,e]` numbers: zeros where there is none.
 
-    The `decoder` takes class and what is heard as one: it is built for as many `classes` as both together. By the sentence it is led on by `guidance`, unless another is asked for; by class and sentence if it has learned to draw `from_nothing`, too.
-    `ValueError` for a decoder with fewer classes, or a guidance below 0."""
-    optional, tellable, options = ("text",), ("label", "text", "guidance"), (*ImageType.options, "guidance")
+    The `decoder` takes class and what is heard as one: it is built for as many `classes` as both together. By a sentence it is led on by `guidance`, and by the class, if it has learned to draw `from_nothing`, too, by `class_guidance`, unless others are asked for.
+    `ValueError` for a decoder with fewer classes, or a guidance below 0, or of a class without which it has not learned to draw."""
+    optional, tellable, options = ("text",), ("label", "text", "guidance", "class_guidance"), (*ImageType.options, "guidance", "class_guidance")
 
-    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, ear: TextInput, shape: tuple[int, int, int], latent_dim: int, *, zone_steps: int = 10, sample_steps: int = 20, guidance: float = 1.0, from_nothing: bool = False):
+    def __init__(self, encoder: nn.Module | None, decoder: nn.Module, ear: TextInput, shape: tuple[int, int, int], latent_dim: int, *, zone_steps: int = 10, sample_steps: int = 20, guidance: float = 1.0, class_guidance: float = 1.0, from_nothing: bool = False):
         super().__init__(encoder, decoder, shape, latent_dim, zone_steps=zone_steps, sample_steps=sample_steps)
-        self.ear, self.classes, self.guidance = ear, decoder.classes - ear.latent_dim, check_guidance(guidance)
-        self.told = ear.latent_dim + self.classes * from_nothing
+        self.ear, self.classes, self.guidance, self.class_guidance = ear, decoder.classes - ear.latent_dim, guidance, class_guidance
         if self.classes < 0: raise ValueError(f"decoder: got one that is told {decoder.classes} numbers besides the latent, wanted at least the {ear.latent_dim} of the ear")
-        self.condition = ("label",) * (self.classes > 0) + ("text",)
+        self.from_nothing, self.condition = from_nothing and self.classes > 0, ("label",) * (self.classes > 0) + ("text",)
+        leads_of(self, [])
 
-    def given(self, z: Tensor, label: Tensor | None = None, text: Sequence[str | None] | Tensor | None = None, guidance: float | None = None) -> dict[str, Tensor | float]:
+    def given(self, z: Tensor, label: Tensor | None = None, text: Sequence[str | None] | Tensor | None = None, guidance: float | None = None, class_guidance: float | None = None) -> dict[str, Tensor | float]:
         """What the decoder is told: the latent `[b,q]`, the class `[b]` if it was built for it, and what it hears of `text` (sentences, by which it is led on, or what `heard_by` made of them).
 
         None among the sentences is silence; in training a class -1 is not told. A network's `decode` reads all that is `known` as samples, and so takes a sentence for each latent or none at all."""
-        named = named_by(label, self.classes, z, self.training)
+        named, led = named_by(label, self.classes, z, self.training), leads_of(self, text, guidance, class_guidance)
         heard = text if isinstance(text, Tensor) else heard_by(self.ear, [None] * len(z) if text is None else text)
         if len(heard) != len(z): raise ValueError(f"text: got {len(heard)} sentences, wanted {len(z)}, one for each latent")
-        if guidance is None: guidance = 1.0 if text is None or isinstance(text, Tensor) else self.guidance
-        elif text is None and self.told == self.ear.latent_dim: raise ValueError(f"guidance: got {guidance!r:.60} without a sentence, wanted one to be led by, as `text`")
-        return {"latent": z, "label": torch.cat([named, heard.to(z)], 1)} | ({"guidance": guidance} if check_guidance(guidance) != 1 else {})
-
-    def flow(self, x_t: Tensor, t: Tensor, guidance: float = 1.0, **given) -> Tensor:
-        "The velocity at `x_t` `[b,c,h,w]` and `t` `[b]` that is followed when drawing: the decoder's, led on by what it is told."
-        return self.decoder(x_t, t, **given) if guidance == 1 else guided(self.decoder, x_t, t, self.told, guidance, **given)
+        return {"latent": z, "label": torch.cat([named, heard.to(z)], 1)} | led
 
 # %% ../nbs/06f_text.ipynb #eeb9c142
 def sentence_model(name: str):

@@ -18,7 +18,7 @@ from lzn_nb.measures import ATTRIBUTES, Facts
 from lzn_nb.saved import load, save
 from lzn_nb.scenarios import base, text
 from lzn_nb.scenarios.text import TEXT, TEXT_PRESETS, common, edited, evaluate_text, in_both, load_text, plan_text, run_text, says_digit, scores_of, text_components, text_losses, text_network, turned_round, worded
-from lzn_nb.text import heard_by
+from lzn_nb.text import HearingImage, heard_by
 from test_ranks import gradient_of, on_ranks_and_here
 
 TINY, SHAPE = TEXT_PRESETS["tiny"], (1, 8, 8)
@@ -50,6 +50,10 @@ def network(): return awake().eval()
 
 
 @pytest.fixture(scope="module")
+def named(): return awake(dataclasses.replace(TINY, unnamed=0.0)).eval()  # whose decoder has always been told the class
+
+
+@pytest.fixture(scope="module")
 def run(tmp_path_factory): return run_text("digits", "tiny", tmp_path_factory.mktemp("text") / "run", progress=False)
 
 
@@ -59,7 +63,7 @@ def run(tmp_path_factory): return run_text("digits", "tiny", tmp_path_factory.mk
     ({"zones": False}, "zones: got False"), ({"crossed": 1.5}, "crossed: got 1.5"), ({"heard": -0.1}, "heard: got -0.1"), ({"unnamed": 1.5}, "unnamed: got 1.5"), ({"heard": 0.75, "unnamed": 0.5}, "unnamed: got 0.5, wanted at most 0.25"), ({"mention": math.nan}, "mention: got nan"),
     ({"temperature": 0.0}, "temperature: got 0.0"), ({"text_sharpness": 0.0}, "text_sharpness: got 0.0"), ({"text_weight": math.inf}, "text_weight: got inf"),
     ({"text_width": 30}, "text_width: got 30, wanted a multiple of the 4 heads"), ({"text_layers": 0}, "text_layers: got 0"), ({"ear_dim": 0}, "ear_dim: got 0"),
-    ({"alpha_from": 0.6, "alpha": 0.5}, "alpha_from: got 0.6, wanted at most alpha, which is 0.5"), ({"guidance": -1.0}, "guidance: got -1"), ({"back_weight": -1.0}, "back_weight: got -1")])
+    ({"alpha_from": 0.6, "alpha": 0.5}, "alpha_from: got 0.6, wanted at most alpha, which is 0.5"), ({"guidance": -1.0}, "guidance: got -1"), ({"class_guidance": math.nan}, "class_guidance: got nan"), ({"back_weight": -1.0}, "back_weight: got -1")])
 def test_settings_out_of_range_are_refused(changes, words):
     with pytest.raises(ValueError, match=words): dataclasses.replace(TINY, **changes)
 
@@ -173,13 +177,13 @@ def test_images_are_aligned_to_every_sentence_that_fits_them(monkeypatch):
     monkeypatch.setattr(text, "alignment_loss", lambda z, zones, target, **more: seen.append((target, len(zones))) or plain(z, zones, target, **more))
     network = awake()
     own = network["text"].zones(said)[1]
-    loose = losses(dataclasses.replace(TINY, own_only=False), network, images, codes)
+    loose = losses(TINY, network, images, codes)
     among, zones = seen[-1]
     assert zones == 5  # "a digit" is one
     for k, facts in enumerate(unpacked(codes)):
         fits = {own[j].item() for j, one in enumerate(said) if j == k or all(value in (None, getattr(facts, name)) for name, value in dataclasses.asdict(facts_in(one).facts).items())}
         assert set(among[k].nonzero()[:, 0].tolist()) == fits and own[1].item() in fits
-    strict = losses(TINY, network, images, codes)
+    strict = losses(dataclasses.replace(TINY, own_only=True), network, images, codes)
     assert torch.equal(seen[-1][0], own) and strict["text_alignment"] > loose["text_alignment"]
 
 
@@ -232,8 +236,8 @@ def test_a_caption_for_a_network_without_that_type():
     with pytest.raises(ValueError, match="data type: got 'text'"): silent.decode("image", silent.prior(1), known={"text": "a seven"})
 
 
-def test_guidance_leads_on_by_what_the_sentence_changes(network):
-    image, z, said = network["image"], network.prior(3, seeded(1)), ["a thick seven", "an 8", None]
+def test_guidance_leads_on_by_what_the_sentence_changes(named):
+    image, z, said = named["image"], named.prior(3, seeded(1)), ["a thick seven", "an 8", None]
     x, t, labels = torch.randn(3, *SHAPE, generator=seeded(2)), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([7, 8, 1])
     at = lambda text, **more: image.flow(x, t, **image.given(z, labels, text, **more))
     silent, heard, loud = at(None), at(said, guidance=1.0), at(said, guidance=3)
@@ -243,20 +247,31 @@ def test_guidance_leads_on_by_what_the_sentence_changes(network):
     assert not torch.allclose(loud[0], heard[0]) and torch.equal(heard, image.decoder(x, t, **image.given(z, labels, heard_by(image.ear, said))))
 
 
-def test_from_nothing_guidance_leads_on_by_class_and_sentence(tmp_path):
-    "From the velocity of whom nobody tells anything; by the class alone where no sentence is given and guidance is asked for, and as learned where it is not."
+def test_class_and_sentence_lead_by_as_much_as_each_is_asked_to(tmp_path):
+    "From the velocity of whom nobody tells anything to that of the class, and from there to that of the sentence; by the class alone where no sentence is given; as learned where what was heard is given."
     network = awake(dataclasses.replace(TINY, unnamed=0.25)).eval()
     image, z, said = network["image"], network.prior(3, seeded(1)), ["a thick seven", "an 8", None]
     x, t, labels = torch.randn(3, *SHAPE, generator=seeded(2)), torch.tensor([0.1, 0.5, 0.9]), torch.tensor([7, 8, 1])
     at = lambda text, **more: image.flow(x, t, **image.given(z, labels, text, **more))
-    nothing = image.decoder(x, t, latent=z, label=torch.zeros(3, image.decoder.classes))
-    for text in (said, None):
-        torch.testing.assert_close(at(text, guidance=3) - nothing, 3 * (at(text, guidance=1.0) - nothing), rtol=1e-4, atol=1e-5)
-        assert not torch.allclose(at(text, guidance=1.0), nothing)
-    assert torch.equal(at(None), at(None, guidance=1.0)) and torch.equal(at(said), at(said, guidance=2.0))
+    nothing, named, heard = image.decoder(x, t, latent=z, label=torch.zeros(3, image.decoder.classes)), at(None, class_guidance=1.0), at(said, guidance=1.0, class_guidance=1.0)
+    for by_text, by_class in ((3.0, 2.0), (2.0, 2.0), (1.0, 2.0), (2.5, 1.0), (0.0, 0.0), (0, 1.5)):
+        torch.testing.assert_close(at(said, guidance=by_text, class_guidance=by_class), nothing + by_class * (named - nothing) + by_text * (heard - named), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(at(None, class_guidance=3.0), nothing + 3 * (named - nothing), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(named, nothing) and not torch.allclose(heard[:2], named[:2]) and torch.equal(at(heard_by(image.ear, said)), heard)
+    assert torch.equal(at(said), at(said, guidance=3.0, class_guidance=2.0)) and torch.equal(at(None), at(None, class_guidance=2.0))
     save(network, file := tmp_path / "a.safetensors")
-    draw = lambda net: net.generate("image", label=[3, 4], guidance=2.0, generator=seeded(4))
-    assert torch.equal(draw(load(file)), draw(network)) and network.generate("image", 2, guidance=2.0).isfinite().all()
+    draw = lambda net: net.generate("image", label=[3, 4], class_guidance=1.5, generator=seeded(4))
+    assert torch.equal(draw(load(file)), draw(network)) and network.generate("image", 2).isfinite().all()
+
+
+def test_what_is_drawn_freely_or_reconstructed_is_not_led_unless_asked(network):
+    images, _ = batch(3)
+    draw = lambda **more: network.generate("image", 3, generator=seeded(4), **more)
+    assert torch.equal(draw(), draw(class_guidance=1.0)) and not torch.allclose(draw(), draw(class_guidance=2.0))
+    on = lambda **more: network.translate(images, "image", "image", among=batch(12, 1)[0], generator=seeded(5), **more)
+    assert torch.equal(on(), on(class_guidance=1.0)) and not torch.allclose(on(), on(class_guidance=2.0))
+    again = lambda **more: network.reconstruct(images, alpha=0.0, among=batch(12, 1)[0], **more)
+    assert torch.equal(again(), again(class_guidance=1.0)) and not torch.allclose(again(), again(class_guidance=2.0))
 
 
 def test_some_decoders_are_told_neither_class_nor_sentence(monkeypatch):
@@ -265,7 +280,9 @@ def test_some_decoders_are_told_neither_class_nor_sentence(monkeypatch):
     loud, told = text.told_of(dataclasses.replace(TINY, heard=0.5, unnamed=0.2), codes, seeded(5), 400)
     assert 160 < sum(loud) < 240 and 50 < (told == -1).sum() < 110 and not any(one and label == -1 for one, label in zip(loud, told.tolist()))
     assert torch.equal(told[told >= 0], digits_in(codes)[told >= 0])
-    assert (text.told_of(dataclasses.replace(TINY, without="text", unnamed=0.2), codes, seeded(5), 400)[1] >= 0).all()
+    for deaf in ({"without": "text"}, {"heard": 0.0}):
+        config = dataclasses.replace(TINY, unnamed=0.2, **deaf)
+        assert (text.told_of(config, codes, seeded(5), 400)[1] >= 0).all() and losses(config, awake(config), images, codes)["loss"].isfinite()
     image, z = awake()["image"].train(), torch.zeros(400, TINY.latent_dim)
     given = image.given(z, told)["label"][:, :10]
     assert torch.equal(given.sum(1) == 0, told == -1) and torch.equal(given[told >= 0].argmax(1), told[told >= 0])
@@ -273,19 +290,25 @@ def test_some_decoders_are_told_neither_class_nor_sentence(monkeypatch):
 
 
 def test_guidance_is_as_built_unless_another_is_asked_for(network, tmp_path):
-    assert network["image"].guidance == TINY.guidance == 2.0
+    assert (network["image"].guidance, network["image"].class_guidance) == (TINY.guidance, TINY.class_guidance) == (3.0, 2.0)
     draw = lambda net, **more: net.translate(["a thick seven", "an 8"], "text", "image", generator=seeded(3), **more)
-    assert torch.equal(draw(network), draw(network, guidance=2)) and not torch.allclose(draw(network), draw(network, guidance=1))
-    labels = lambda net: net.generate("image", label=[3, 4], generator=seeded(4))
-    plain = awake(dataclasses.replace(TINY, guidance=1.0)).eval()
-    assert torch.equal(draw(plain), draw(network, guidance=1)) and torch.equal(labels(plain), labels(network))
-    save(awake(dataclasses.replace(TINY, guidance=3.0)), file := tmp_path / "loud.safetensors")
-    assert load(file)["image"].guidance == 3.0
+    assert torch.equal(draw(network), draw(network, guidance=3, class_guidance=2)) and not torch.allclose(draw(network), draw(network, guidance=1))
+    labels = lambda net, **more: net.generate("image", label=[3, 4], generator=seeded(4), **more)
+    plain = awake(dataclasses.replace(TINY, guidance=1.0, class_guidance=1.0)).eval()
+    assert torch.equal(draw(plain), draw(network, guidance=1, class_guidance=1)) and torch.equal(labels(plain), labels(network, class_guidance=1)) and not torch.allclose(labels(plain), labels(network))
+    save(awake(dataclasses.replace(TINY, guidance=4.0, class_guidance=1.5)), file := tmp_path / "loud.safetensors")
+    assert (load(file)["image"].guidance, load(file)["image"].class_guidance) == (4.0, 1.5)
 
 
 @pytest.mark.parametrize("guidance", [-0.1, math.nan, math.inf, "loud", True])
 def test_guidance_out_of_range_is_named(network, guidance):
-    with pytest.raises(ValueError, match="guidance: got"): network.translate("a seven", "text", "image", guidance=guidance)
+    for name in ("guidance", "class_guidance"):
+        with pytest.raises(ValueError, match=f"^{name}: got"): network.translate("a seven", "text", "image", **{name: guidance})
+
+
+def test_a_class_leads_only_where_it_was_not_told_now_and_then(named):
+    for ask in (lambda: named.translate("a seven", "text", "image", class_guidance=2.0), lambda: named.generate("image", label=[1], class_guidance=2.0), lambda: HearingImage(None, named["image"].decoder, named["image"].ear, SHAPE, TINY.latent_dim, class_guidance=1.5)):
+        with pytest.raises(ValueError, match="class_guidance: got .*, wanted 1: this decoder has not learned to draw without being told a class"): ask()
 
 
 @pytest.mark.parametrize("silent", [lambda n: n.generate("image", 2, guidance=3.0), lambda n: n.generate("image", label=[1, 2], guidance=3.0),
@@ -639,7 +662,7 @@ def test_a_baseline_is_judged_by_what_it_can(tmp_path, name, figures):
 
 # -- ranks --------------------------------------------------------------------------------------------
 CASES = [(name, changes) for name in PARTS for changes in ({"batch": 12}, {"batch": 13, "piece": 5, "jitter": 0.5}, {"batch": 14, "accumulate": 2})]
-CASES += [("none", {"batch": 13, "back_weight": 1.5}), ("none", {"batch": 13, "own_only": False, "unnamed": 0.4})]
+CASES += [("none", {"batch": 13, "back_weight": 1.5, "unnamed": 0.4}), ("none", {"batch": 13, "own_only": True})]
 
 
 def gradient(name, changes):

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIGURES', 'TEXT_BASELINES', 'TEXT', 'run_text',
-           'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hearing_image', 'text_network',
-           'worded', 'Placed', 'placed', 'text_losses', 'told_of', 'decoder_losses', 'told_by', 'fitting', 'only_fit',
-           'says_digit', 'alignment_losses', 'contrastive_loss', 'text_components', 'Trial', 'shares', 'judge_captions',
-           'judge_drawn', 'drawing_protocol', 'mean_of', 'common', 'judge_sentences', 'judge_labels', 'judge_images',
-           'scores_of', 'compared', 'judge_search', 'in_both', 'judge_both', 'turned_round', 'edited', 'judge_edits',
-           'make_trial', 'evaluate_text', 'validate_text', 'text_samples', 'text_pictures']
+           'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hears', 'leads_class',
+           'hearing_image', 'text_network', 'worded', 'Placed', 'placed', 'text_losses', 'told_of', 'decoder_losses',
+           'told_by', 'fitting', 'only_fit', 'says_digit', 'alignment_losses', 'contrastive_loss', 'text_components',
+           'Trial', 'shares', 'judge_captions', 'judge_drawn', 'drawing_protocol', 'mean_of', 'common',
+           'judge_sentences', 'judge_labels', 'judge_images', 'scores_of', 'compared', 'judge_search', 'in_both',
+           'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial', 'evaluate_text', 'validate_text',
+           'text_samples', 'text_pictures']
 
 # %% ../../nbs/23_text.ipynb #c4209421
 import math
@@ -51,16 +52,16 @@ class TextConfig(LabelledConfig):
     mention: float = 0.6          # probability with which a caption mentions thickness, slant, shape or place
     text_weight: float = 4.0      # of the alignment of images to their sentences, beside the other losses
     text_sharpness: float = 5.0   # how sharply the zones of sentences are told apart in it
-    own_only: bool = True         # whether images are aligned to their own sentence only, not to all that fit them
+    own_only: bool = False        # whether images are aligned to their own sentence only, not to all that fit them
     back_weight: float = 0.0      # of the alignment the other way round: of sentences that fit one image only to that image
     word_weight: float = 0.1      # of the cross-entropy of a sentence, in nats
     alpha_from: float = 0.0       # decoders learn on latents at noise scales from here to `alpha`, evenly
     crossed: float = 0.5          # share of the latents that decoders get from the other type: images from sentences, sentences from images
     heard: float = 0.5            # share of the images whose decoder is told the sentence, too
-    unnamed: float = 0.0          # share of those whose decoder is told neither class nor sentence
+    unnamed: float = 0.125        # share of those whose decoder is told neither class nor sentence
     ear_dim: int = 32             # numbers that it is told of it
     alpha_asked: float = 0.3      # noise scale of the latents from which is drawn what is asked for
-    guidance: float = 2.0         # how far a sentence leads on what is drawn (and the class with it, if any were `unnamed`): 1 as the decoder has learned
+    guidance: float = 3.0; class_guidance: float = 2.0  # how far a sentence, and the class (if any were `unnamed`), lead on what is drawn: 1 as learned
     kinds = property(lambda self: tuple(kind for kind in KINDS if kind != self.without and not (self.contrastive and kind == "label")))
     encoded = property(lambda self: tuple(kind for kind in self.kinds if kind != "label"))    # whose zones are those of a batch
     drawing, writing = (property(lambda self, kind=kind: kind in self.kinds and not self.contrastive) for kind in ("image", "text"))
@@ -83,7 +84,7 @@ def check_text(config: TextConfig) -> None:
         if not 0 <= getattr(config, name) <= 1: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a number from 0 to 1")
     if config.heard + config.unnamed > 1: raise ValueError(f"unnamed: got {config.unnamed}, wanted at most {1 - config.heard:g}, for {config.heard:g} are told the sentence")
     if config.alpha_from > config.alpha: raise ValueError(f"alpha_from: got {config.alpha_from}, wanted at most alpha, which is {config.alpha}")
-    for name, least in {"temperature": 1e-6, "guidance": 0, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "back_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
+    for name, least in {"temperature": 1e-6, "guidance": 0, "class_guidance": 0, "text_sharpness": 1e-6, "rate_text": 0, "text_weight": 0, "back_weight": 0, "word_weight": 0, "text_layers": 1, "ear_dim": 1}.items():
         if not least <= getattr(config, name) < math.inf: raise ValueError(f"{name}: got {getattr(config, name)}, wanted a finite number, at least {least:g}")
     if config.text_width < 4 or config.text_width % 4: raise ValueError(f"text_width: got {config.text_width}, wanted a multiple of the 4 heads")
 
@@ -97,11 +98,22 @@ TEXT_PRESETS = {
 }
 
 # %% ../../nbs/23_text.ipynb #cd59d72e
+def hears(config: TextConfig) -> bool:
+    "Whether the decoder of images is ever told a sentence."
+    return config.writing and config.heard > 0
+
+
+def leads_class(config: TextConfig) -> bool:
+    "Whether the decoder of images has learned to draw without being told the class."
+    return hears(config) and config.unnamed > 0 and config.one_hot and "label" in config.kinds
+
+
 def hearing_image(config: TextConfig, shape: tuple[int, int, int], classes: int, tokenizer: Tokenizer) -> HearingImage:
     "Images as [in the other scenarios], whose decoder is told class and sentence if they take part."
     ear = TextInput(TextEncoder(len(tokenizer), tokenizer.length, config.ear_dim, width=config.text_width, layers=1), None, tokenizer, config.ear_dim)
-    plain = image_type(config, shape, classes + config.ear_dim, True)
-    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps, guidance=config.guidance, from_nothing=config.unnamed > 0)
+    plain, from_nothing = image_type(config, shape, classes + config.ear_dim, True), leads_class(config)
+    return HearingImage(plain.encoder, plain.decoder, ear, shape, config.latent_dim, zone_steps=config.zone_steps, sample_steps=config.sample_steps, guidance=config.guidance,
+                        class_guidance=config.class_guidance if from_nothing else 1.0, from_nothing=from_nothing)
 
 
 def text_network(config: TextConfig, shape: tuple[int, int, int], classes: int, seed: int = 0) -> LatentZoningNetwork:
@@ -109,8 +121,7 @@ def text_network(config: TextConfig, shape: tuple[int, int, int], classes: int, 
     tokenizer, told = Tokenizer(VOCABULARY, LONGEST_CAPTION + 8), classes if config.one_hot and "label" in config.kinds else 0
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hears = config.writing and config.heard > 0
-        make = {"image": lambda: hearing_image(config, shape, told, tokenizer) if hears else image_type(config, shape, told, config.drawing),
+        make = {"image": lambda: hearing_image(config, shape, told, tokenizer) if hears(config) else image_type(config, shape, told, config.drawing),
                 "label": lambda: LabelType(classes, config.latent_dim, config.zone_steps),
                 "text": lambda: make_text(tokenizer, config.latent_dim, width=config.text_width, layers=config.text_layers, zone_steps=config.zone_steps)}
         return LatentZoningNetwork({kind: make[kind]() for kind in config.kinds})
@@ -159,7 +170,7 @@ def text_losses(config: TextConfig, network: LatentZoningNetwork, images: Tensor
 def told_of(config: TextConfig, codes: Tensor, generator: torch.Generator, n: int) -> tuple[list[bool], Tensor]:
     "Which of this rank's share of a batch of n images have a decoder that is told the sentence, and the class that it is told, `[b]`, or -1."
     chance = torch.rand(n, generator=generator, device=generator.device)[share(n)]
-    silent = (chance > 1 - config.unnamed * ("text" in config.kinds)).to(codes.device)  # who takes no sentence takes no -1, either
+    silent = (chance > 1 - config.unnamed * hears(config)).to(codes.device)  # who takes no sentence takes no -1, either
     return (chance < config.heard).tolist(), digits_in(codes).masked_fill(silent, -1)
 
 
@@ -201,7 +212,7 @@ def says_digit(said: Sequence[str]) -> list[int]:
 
 
 def alignment_losses(config: TextConfig, network: LatentZoningNetwork, codes: Tensor, said: list[str], places: dict[str, Placed]) -> dict[str, Tensor]:
-    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of their own sentences (or of all that fit them), and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
+    "Images and sentences to the zones of their labels (`codes` and `said` of the whole batch), images to those of the sentences that fit them (or of their own only), and if it weighs anything sentences that fit one image only to that of it [§2.2.2]."
     found, labels, align = {}, digits_in(codes), partial(alignment_loss, cutoff=config.cutoff, log=config.log_alignment)
     if "label" in config.kinds:
         zones, _ = network["label"].zones(weights=F.one_hot(labels, network["label"].classes).sum(0), checked=False)
@@ -275,9 +286,11 @@ def judge_drawn(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]
 
 
 def drawing_protocol(trial: Trial, said: bool = True) -> dict:
-    "How images were drawn, and, if sentences were `said`, how far these led."
-    sampler, led = f"Euler, {trial.config.sample_steps} evaluations", f", of two velocities each: guidance {trial.config.guidance:g}"
-    return trial.protocol(α=f"{trial.config.alpha_asked:g}", sampler=sampler + led * (said and trial.config.guidance != 1), judge=trial.judge.description)
+    "How images were drawn, and how far the class led, if it was told, and sentences, if they were `said`."
+    config, sampler = trial.config, f"Euler, {trial.config.sample_steps} evaluations"
+    if hears(config) and said: sampler += f", guidance {config.guidance:g} by the sentence"
+    if leads_class(config): sampler += f", {config.class_guidance:g} by the class"
+    return trial.protocol(α=f"{config.alpha_asked:g}", sampler=sampler, judge=trial.judge.description)
 
 
 def mean_of(values) -> float: return float(torch.tensor(list(values), dtype=torch.float64).mean())
