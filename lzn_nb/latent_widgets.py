@@ -165,7 +165,7 @@ def playground_state(classes: int, images: int = 3, sentences: bool = False):
         half, time = number(4.0, min=0.5, max=10.0), number(0.3, min=0.0, max=1.0)
         source, label, text = t.Enum(SOURCES[:3 + sentences], "point"), t.Int(0, min=0, max=classes - 1), t.Unicode("")
         u, v = (number(0.0, min=-10.0, max=10.0) for _ in "uv")
-        alpha, seed = number(1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)
+        alpha, seed = number(0.3 if sentences else 1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)  # a sentence says most from well within its zone
         drawing = t.List(number(min=0.0, max=1.0))
         which = property(lambda self: {"zones": self.corners, "images": self.picked, "random": [self.turn]}.get(self.plane, ()))  # what the plane depends on
 

@@ -483,9 +483,9 @@ def test_a_typed_sentence_is_drawn_or_refused(lab, browser):
         page.wait_for_selector(f"text=drawn for: {words}")
         assert sheet(page, f"drawn for: {words}") == drawn[1]
         alarms.wait_for(state="detached")
-        slide(page, "α", *["ArrowLeft"] * 14)
-        settled(page, lambda: sheet(page, "drawn for"), drawn[1])
         shot(page, "sentences")
+        slide(page, "α", *["ArrowRight"] * 14)
+        settled(page, lambda: sheet(page, "drawn for"), drawn[1])
         found = controls(page)
         assert len(found) >= 21 and all(label and title and title != "null" for label, title in found), [pair for pair in found if not all(pair) or "null" in pair]
 
