@@ -168,7 +168,7 @@ class RunFigures:
         self.offer(self.known)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
-        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves(list(lines), names, upright=True))  # kept: a new one takes a tenth of a second or two
+        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves(list(lines), names, upright=True))  # kept: to make one takes longest
         if names != self.names: self.names, self.figure = names, self.figures[tuple(names)]; self.drawn.children = [self.figure]
         with self.figure.batch_update():
             for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = (found := curve(list(lines), name)), line_mode(found[0])

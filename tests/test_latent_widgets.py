@@ -614,10 +614,10 @@ def test_a_typed_sentence_changes_what_is_drawn(told):
         assert playground.state.source == "sentence" and f"drawn for: {said}" in seen[-1] and f"read as <b>{digit}</b>" in playground.said.value and 'role="status"' in playground.said.value
         assert (playground.seen.labels == digit).float().mean() >= 0.75
     assert len(set(seen)) == 4
-    field.value = "a thick seven, leaning left"
+    field.value = "a thick eight"
     thick = playground.seen.samples
-    field.value = "a thin seven"
-    assert thick.mean() > playground.seen.samples.mean() + 0.04  # more ink
+    field.value = "a thin eight"
+    assert thick.mean() > playground.seen.samples.mean() + 0.1  # more ink
 
 
 @pytest.mark.parametrize("said, what", [("", "sentence: there is none yet, wanted one, such as: a thick seven, leaning left"), ("qwerty zyx", "of which no word is known, wanted words such as"), ("x" * 5000, "of which no word is known"),
