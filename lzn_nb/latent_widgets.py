@@ -190,6 +190,7 @@ class ShownLatents:
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
         self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting))
         self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
+        self.trained.image_centres  # found here, so that no plane through them has to wait
         next(self.map_parts()); self.read.now(); self.look_there()  # what cannot be shown is said in the place of the widget
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(lambda change: (self.unread.set_trait("value", ""), self.read(change)), "drawing")  # at once: a reading that comes later wipes no newer refusal
