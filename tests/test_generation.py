@@ -110,7 +110,7 @@ def test_the_evaluation_tells_what_it_is_at(capsys):
     data, network = load_data("digits"), generation_network(TINY, (1, 8, 8)).eval()
     evaluate_generation(network, data, TINY, limit=60, progress=True)
     told = capsys.readouterr().err
-    assert "measuring: 100 drawn images" in told and "measuring: reconstructions" in told
+    assert "measuring: 40 drawn images" in told and "measuring: reconstructions" in told
     evaluate_generation(network, data, TINY, limit=60)
     assert not capsys.readouterr().err
 
@@ -121,7 +121,7 @@ def test_figures_are_the_same_twice_and_of_the_split_asked_for():
     assert a == b and (told := a.pop("protocols")).keys() == a.keys() and all(math.isfinite(value) for value in a.values())
     assert {*FEW_STEPS, "proxy_fid", "proxy_sfid", "proxy_kid", "proxy_is", "proxy_precision", "proxy_recall", "proxy_cmmd", "evaluations", "curvature", "reconstruction", "reconstruction_10", "reconstruction_test"} <= a.keys()
     assert not {name for name in a if name.startswith(("fid", "is", "kid"))}  # what rests on no Inception has another name
-    assert "drawn 100, real 359" in told["proxy_fid_4"] and "Euler, 4 evaluations" in told["proxy_fid_4"] and "RK45, tolerance 0.3" in told["proxy_fid"]
+    assert "drawn 40, real 359" in told["proxy_fid_4"] and "Euler, 4 evaluations" in told["proxy_fid_4"] and "RK45, tolerance 0.3" in told["proxy_fid"]
     assert evaluate_generation(network, data, TINY, split="valid", seed=1)["proxy_fid"] != a["proxy_fid"]
     assert a["proxy_fid_of_training"] < 1 < a["proxy_fid"]  # real digits are nearer to real digits than noise is
     assert validate_generation(network, data, TINY) == (found := validate_generation(network, data, TINY)) and found["score"] == -found["proxy_fid_8"]
@@ -136,7 +136,7 @@ def test_the_published_figures_compare_with_as_many_training_images(monkeypatch)
     data, network = load_data("digits"), moved(generation_network(TINY, (1, 8, 8)), size=0.02).eval()
     found = evaluate_generation(network, data, TINY, seed=1)
     (drawn, real), training = seen[0], data.train.images.flatten(1)
-    assert len(drawn) == len(real) == 100 and (torch.cdist(real.flatten(1), training).amin(1) < 1e-4).all()
+    assert len(drawn) == len(real) == TINY.drawn == 40 and (torch.cdist(real.flatten(1), training).amin(1) < 1e-4).all()
     assert found["published_fid"] == 3.0 and "RK45" in found["protocols"]["published_fid"]
 
 

@@ -4,7 +4,6 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +11,7 @@ from lzn_nb.alignment import alignment_loss
 from lzn_nb.network import DataType, LabelType
 from lzn_nb.parallel import gather_rows, in_pieces, mean_weight, own_rows, rank_and_world, share, zones_of_batch
 from lzn_nb.zones import LatentZones
+from ranks import on_ranks
 
 torch.set_num_threads(1)
 
@@ -96,7 +96,7 @@ def on_rank(rank, world, folder):
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_are_one(world, tmp_path):
     "Equal and unequal shares; loss and every gradient."
-    mp.spawn(on_rank, (world, str(tmp_path)), nprocs=world)
+    on_ranks(on_rank, world, str(tmp_path))
     for case, found in zip(CASES, torch.load(tmp_path / "found.pt")):
         wanted, loose = step(*case), 1e-10 if case[2] == torch.float64 else 1e-5
         assert wanted.isfinite().all() and wanted[1:].abs().max() > 1e-3, case
@@ -123,7 +123,7 @@ def both_ways(rank, world, folder):
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_the_ring_is_the_same_exchange(world, tmp_path):
     "Rows of all ranks, and the sum of everybody's derivatives by one's own: equal and unequal shares, one sample a rank, several shapes."
-    mp.spawn(both_ways, (world, str(tmp_path)), nprocs=world)
+    on_ranks(both_ways, world, str(tmp_path))
 
 
 def forgetful(rank, world, folder):
@@ -143,7 +143,7 @@ def forgetful(rank, world, folder):
 
 def test_the_sum_over_ranks_matters(tmp_path):
     "Without it the loss is the same and the gradient is another: the test above can fail."
-    mp.spawn(forgetful, (2, str(tmp_path)), nprocs=2)
+    on_ranks(forgetful, 2, str(tmp_path))
     found, wanted = torch.load(tmp_path / "found.pt"), step("representation", 12, torch.float64)
     assert abs(found[0] - wanted[0]) < 1e-10 and (found - wanted)[1:].norm() > 0.01 * wanted[1:].norm()
 

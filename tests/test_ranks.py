@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -21,6 +20,7 @@ from lzn_nb.checkpoints import checkpoint_paths, load_checkpoint
 from lzn_nb.parallel import own_rows, rank_and_world
 from lzn_nb.runs import read_metrics
 from lzn_nb.training import step_generator
+from ranks import on_ranks
 
 
 def free_port():
@@ -66,7 +66,7 @@ def on_rank(rank, world, folder, port, gradient, cases):
 
 def on_ranks_and_here(world, folder, gradient, cases):
     "Each case, with what `gradient(*case)` is on so many ranks and in this process alone."
-    mp.spawn(on_rank, (world, str(folder), free_port(), gradient, cases), nprocs=world)
+    on_ranks(on_rank, world, str(folder), free_port(), gradient, cases)
     return [(case, found, gradient(*case)) for case, found in zip(cases, torch.load(folder / "found.pt"), strict=True)]
 
 
@@ -127,7 +127,7 @@ def tables_on_rank(rank, world, folder, port):
 @pytest.mark.parametrize("world", [1, 2])
 def test_no_rank_holds_a_table_of_all_by_all(world, tmp_path):
     if world == 1: tables_on_rank(0, 1, str(tmp_path), 0)
-    else: mp.spawn(tables_on_rank, (world, str(tmp_path), free_port()), nprocs=world)
+    else: on_ranks(tables_on_rank, world, str(tmp_path), free_port())
     found = torch.load(tmp_path / "shapes.pt")
     for ring in (False, True):
         tables, rounds = found[ring]

@@ -49,7 +49,7 @@ PUBLISHED = dict(warmup=5000, latent_dim=200, width=128, encoder_width=128, zone
 LARGE = dict(batch=256, mults=(1, 1, 2, 2, 2, 2, 2), blocks=2, attention=(16,), pyramid=True, rate_decoder=2e-4, rate_encoder=2e-6, save_every=2000) | PUBLISHED | {"drawn": 1024, "eval_every": 10_000}
 GENERATION_PRESETS = {
     "tiny": GenerationConfig(steps=20, batch=64, warmup=5, width=8, encoder_width=8, latent_dim=8, zone_steps=4, sample_steps=4, schedule="cosine", ema=0.9,
-                             log_every=5, save_every=10, drawn=100, tol=0.3),
+                             log_every=5, save_every=10, drawn=40, draws=1, tol=0.3),
     "cpu": GenerationConfig(steps=1200, batch=128, warmup=50, schedule="cosine", ema=0.999, mults=(1, 2, 4), zone_steps=8),
     "gpu": GenerationConfig(steps=10_000, batch=512, warmup=500, schedule="cosine", ema=0.9995, latent_dim=64, width=64, encoder_width=64, mults=(1, 2, 2), blocks=2,
                             attention=(7, 8, 16), rate_decoder=2e-3, rate_encoder=5e-5, zone_steps=20, save_every=1000, flip=True, drawn=10_000),
@@ -159,7 +159,7 @@ def evaluate_generation(network: LatentZoningNetwork, data: ImageData, config: G
     some = first_batch(data, config.batch).to(device)
     error = partial(judge_reconstruction, network, config=config, seed=seed, progress=progress)
     found |= {"reconstruction": error(some, draws=config.draws), "reconstruction_test": error(real[:128])}
-    if not config.pure: found |= {"reconstruction_10": error(some, draws=config.draws, steps=10), "curvature": judge_paths(network, seed)}
+    if not config.pure: found |= {"reconstruction_10": error(some, draws=config.draws, steps=10), "curvature": judge_paths(network, seed, min(250, config.drawn))}
     else: found = {PURE.get(key, key): result for key, result in found.items() if key != "evaluations"}
     return {key: result.value for key, result in found.items()} | {"protocols": {key: result.row()["protocol"] for key, result in found.items()}}
 
