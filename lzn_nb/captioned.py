@@ -72,6 +72,7 @@ def captioned(data: ImageData, cache: str | Path | None = CACHE) -> CaptionedDat
     """`data` with the facts of each image in the place of its class, measured in terms that share out the training images; kept in the folder `cache` (None: nowhere).
 
     `ValueError` for images that are not grey, for other classes than the ten digits, or sets that are read from disk image by image."""
+    if not isinstance(data, ImageData): raise ValueError(f"data: got {data!r:.60}, wanted ImageData, see load_data")
     if data.num_classes != 10 or data.shape[0] != 1 or any(getattr(data, part).lazy for part in PARTS):
         raise ValueError(f"data: got {data.describe()}, wanted grey images of the ten digits, in memory: of others there are no words yet")
     terms, codes = _kept(data, Path(cache) if cache else None)

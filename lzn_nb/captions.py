@@ -91,7 +91,8 @@ MARKS = re.compile(r"""[!?¡¿;:…–—"“”„«»‹›()\[\]{}]|(?<!\w)[.
 
 
 def words_in(sentence: str) -> list[str]:
-    "The words and commas of a sentence, in lower case; other punctuation is left out."
+    "The words and commas of a sentence, in lower case; other punctuation is left out. `ValueError` for what is no string."
+    if not isinstance(sentence, str): raise ValueError(f"sentence: got {sentence!r:.60}, wanted a string")
     return re.findall(r"[^\s,]+|,", MARKS.sub(" ", sentence.lower()))
 
 # %% ../nbs/03b_captions.ipynb #f602fb78
@@ -168,7 +169,9 @@ def enumerated(facts: Facts, names: list[str], draw: Draws) -> list[tuple[str, s
 def caption(facts: Facts, generator: torch.Generator | None = None, *, mention: float = 0.6, mention_digit: float = 0.95) -> str:
     """An English sentence about a figure, of at most `LONGEST_CAPTION` words out of `VOCABULARY`; each fact there is, is said with probability `mention`.
 
-    The same generator state gives the same sentence. `ValueError` for a probability outside 0..1."""
+    The same generator state gives the same sentence. `ValueError` for a probability outside 0..1, or what are no facts."""
+    if not isinstance(facts, Facts): raise ValueError(f"facts: got {facts!r:.60}, wanted Facts")
+    if not isinstance(generator, torch.Generator | None): raise ValueError(f"generator: got {generator!r:.60}, wanted a torch.Generator or None")
     for name, share in (("mention", mention), ("mention_digit", mention_digit)):
         if not 0 <= share <= 1: raise ValueError(f"{name}: got {share}, wanted a probability, 0 to 1")
     draw = Draws(generator)

@@ -89,7 +89,7 @@ def ink_of(images: Tensor) -> Tensor:
     ground, peak = ink_levels(grey)
     refuse_empty(peak - ground >= LEAST_CONTRAST)
     ink = ((grey - ground[:, None, None]) / (peak - ground)[:, None, None]).clamp(0, 1)
-    core = without_specks(ink > 0.5)
+    core = without_specks(ink > 0.5 + 1e-4)  # of exactly half ink, however its level is rounded, none
     return ink * F.max_pool2d(core.float()[:, None], 3, stride=1, padding=1)[:, 0]
 
 # %% ../nbs/03a_measures.ipynb #74908879

@@ -320,7 +320,7 @@ class WayOut(WayIn):
         Without a `source`, from so many draws of the prior as `x` says (`ValueError` for more than there is memory for); without a `target`, to the latents `[n,q]` themselves."""
         if target is None and options: raise ValueError(f"target: got None beside {sorted(options)}, wanted a data type that is decoded")
         if target is not None: check_options(self[target], options)  # before there is anything to wait for
-        if target is not None and source in self[target].condition: x = self.check(source, x)  # read, and told to the decoder: what it warns of is said once
+        if target is not None and source is not None: x = self.check(source, x)  # read, and known to the decoder: what it warns of is said once
         z = self.prior(self.check_room("x", x, target), generator) if source is None else self.latents(source, x, alpha=alpha, among=among, generator=generator, progress=progress)
         return z if target is None else self.decode(target, z, known={source: x} if source else None, generator=generator, **options)
 

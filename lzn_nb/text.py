@@ -128,7 +128,7 @@ def named_by(label: Tensor | None, classes: int, z: Tensor, training: bool) -> T
 
 
 def leads_of(image: ImageType, text: Sequence | Tensor | None, guidance: float | None = None, class_guidance: float | None = None) -> dict[str, float]:
-    "How far `text` and class lead, those that are not 1: as asked for, or else as `image` was built, but by what was heard before as learned. `ValueError` for what is no guidance, or has nothing from which to lead."
+    "How far `text` and class lead, those that are not 1: as asked for, or else as `image` was built, but by what was heard before as learned. `ValueError` for what is no guidance, or where the decoder has not learned what it would lead from."
     if text is None and guidance is not None: raise ValueError(f"guidance: got {guidance!r:.60} without a sentence, wanted one to be led by, as `text`")
     named = class_guidance if class_guidance is not None else 1.0 if isinstance(text, Tensor) else image.class_guidance
     spoken = guidance if guidance is not None else named if text is None else 1.0 if isinstance(text, Tensor) else image.guidance

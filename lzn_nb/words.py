@@ -53,12 +53,12 @@ class Tokenizer(nn.Module):
     def limit(self) -> int: return self.length - 2  # words and commas between start and end
 
     def encode(self, sentences: Sequence[str]) -> Tensor:
-        "Tokens `[n,length]` of sentences; `ValueError` for one with more than `limit` words and commas."
+        "Tokens `[n,length]` of sentences; `ValueError` for one with more than `limit` words and commas, or for a single string."
+        if isinstance(sentences, str): raise ValueError(f"text: got {sentences!r:.60}, wanted a list of sentences")
         rows = [words_in(sentence) for sentence in sentences]
         for k, row in enumerate(rows):
             if len(row) > self.limit: raise ValueError(f"text: number {k} has {len(row)} words and commas, wanted at most {self.limit}")
-        full = [[START, *(self.numbers.get(word, UNKNOWN) for word in row), END, *[PAD] * (self.limit - len(row))] for row in rows]
-        return torch.tensor(full, dtype=torch.long, device="cpu").reshape(-1, self.length)
+        return torch.tensor([[START, *(self.numbers.get(word, UNKNOWN) for word in row), END, *[PAD] * (self.limit - len(row))] for row in rows], dtype=torch.long, device="cpu").reshape(-1, self.length)
 
     def decode(self, tokens: Tensor) -> list[str]:
         "Sentences of tokens `[n,l]`, each up to its end."

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lzn_nb import captions, measures
@@ -132,6 +132,7 @@ def test_mirrors_and_turns(digits):
 
 
 @given(st.floats(0.3, 1), st.floats(0, 0.99), st.integers(0, 1000))
+@example(0.8469819284192706, 0.1875, 226)  # where a pixel of exactly half ink is rounded up
 @settings(max_examples=25, deadline=None)
 def test_contrast_and_brightness_are_no_matter(scale, place, start):
     x = load_data("digits").train.images[start : start + 3]
@@ -326,6 +327,10 @@ def test_how_often_facts_are_mentioned():
     assert {facts_in(one).facts for one in many(facts, 50, mention=0, mention_digit=0)} == {Facts()}
     with pytest.raises(ValueError, match="mention: got 2, wanted"): caption(facts, mention=2)
     with pytest.raises(ValueError, match="mention_digit: got -1, wanted"): caption(facts, mention_digit=-1)
+    with pytest.raises(ValueError, match="facts: got 7, wanted Facts"): caption(7)
+    with pytest.raises(ValueError, match="generator: got 3, wanted a torch.Generator"): caption(facts, 3)
+    for reads in (words_in, facts_in, is_grammatical):
+        with pytest.raises(ValueError, match="sentence: got 7, wanted a string"): reads(7)
 
 
 def test_every_wording_is_used_and_the_bound_is_reached():

@@ -365,6 +365,18 @@ def test_what_was_trained_by_contrast_is_compared_by_cosines():
     torch.testing.assert_close(scores_of(network, images, said, sharpness=text.compared(config)), wanted)
 
 
+def test_a_search_by_cosine_stands_beside_that_by_zones(monkeypatch):
+    "Zones find what fits for each, cosines for one of two sentences, and for no image."
+    good, asked = torch.eye(8), trial()
+    plain = torch.zeros(8, 8)
+    plain[1] = 1.0
+    plain[1, 4:] = 2.0  # image 1 is the first of every sentence, and sentence 4 that of every image
+    plain[0, :4] = 3.0
+    monkeypatch.setattr(text, "scores_of", lambda network, images, said, sharpness: plain if sharpness is None else good)
+    found = values(text.judge_search(None, asked))
+    assert found["image_by_caption_fits"] == found["caption_by_image_fits"] == 1 and found["image_by_caption_cosine"] == 1 / 8 and found["caption_by_image_cosine"] == 1 / 8
+
+
 @pytest.mark.parametrize("contrastive", [False, True])
 def test_a_search_takes_what_the_network_takes_and_names_the_rest(contrastive):
     config = configured("contrastive") if contrastive else TINY
@@ -462,7 +474,7 @@ def test_what_is_told_of_images_is_held_against_them():
     written = [spoken(one) for one in but(SAID, digit={0: 9, 1: 9}, slant={2: "left", 3: None})]
     written[4] = "four thin"
     network, asked = Known(image_text=written), trial(["zero"] * 8)
-    assert values(text.judge_captions(network, asked)) == {"told_digit": 6 / 8, "told_thickness": 1, "told_slant": 5 / 6, "told_all": 5 / 8, "told_grammatical": 7 / 8}
+    assert values(text.judge_captions(network, asked)) == {"told_digit": 6 / 8, "told_thickness": 1, "told_slant": 5 / 6, "told_all": 5 / 8, "told_facts": 22 / 8, "told_grammatical": 7 / 8}
     (way, given, more), = network.asked
     assert way == "image_text" and given is asked.images and more["alpha"] == 0
 
@@ -475,12 +487,12 @@ def test_what_is_drawn_is_held_against_what_was_asked_for():
     assert way == "text_image" and given is asked.said and more["alpha"] == 0.25
 
 
-def test_what_sentences_keep_is_what_both_speak_of():
-    "A sentence told again: two other digits and one other slant; what only one of the two says is neither right nor wrong."
+def test_what_comes_back_is_counted_by_what_was_said():
+    "A sentence told again: two other digits and one other slant. What was said and is left out does not come back; where both speak of it, it may be otherwise; what is added is neither."
     before, again = but(SAID, thickness={0: None, 1: None}, slant={7: None}), but(SAID, digit={0: 9, 2: 9}, slant={4: "right", 5: None}, thickness={6: None})
     asked = trial([spoken(one) for one in before])
     network = Known(text_text=[spoken(one) for one in again], any_text=["an 8", "an 8", "a zero", "an 8", "seven thin", "a 8", "a two", "a two"])
-    assert values(text.judge_sentences(network, asked)) == {"kept_digit": 6 / 8, "kept_thickness": 1, "kept_slant": 5 / 6, "kept_all": 5 / 8, "free_grammatical": 6 / 8, "free_different": 5 / 8}
+    assert values(text.judge_sentences(network, asked)) == {"again_digit": 6 / 8, "again_thickness": 5 / 6, "again_slant": 5 / 7, "again_all": 3 / 8, "kept_all": 5 / 8, "free_grammatical": 6 / 8, "free_different": 5 / 8}
     (way, given, more), (free, n, _) = network.asked
     assert (way, free, n) == ("text_text", "any_text", 8) and given is asked.said and more["alpha"] == 0.25
 
@@ -610,6 +622,19 @@ def test_unknown_words_are_told_of_once_by_a_decoder_that_hears_them(network):
     with pytest.warns(UserWarning, match="unknown words, read as <unknown>: purple") as told: drawn = network.translate("a purple seven", "text", "image", among=["an 8"], generator=seeded())
     assert sum("unknown words" in str(one.message) for one in told) == 1
     assert torch.equal(drawn, network.translate("a <unknown> seven", "text", "image", among=["an 8"], generator=seeded()))
+
+
+@pytest.mark.parametrize("target", ["text", "label", "image"])
+def test_unknown_words_are_told_of_once_whatever_the_way(network, target):
+    with pytest.warns(UserWarning, match="unknown") as told: network.translate(["a purple seven", "an 8"], "text", target, generator=seeded())
+    assert sum("unknown words" in str(one.message) for one in told) == 1
+
+
+def test_nobody_else_in_the_space_is_none_or_an_empty_list(network):
+    said, labels, images = ["a thick seven", "an 8"], torch.tensor([7, 8]), batch(2)[0]
+    for call in (lambda **more: scores_of(network, images, said, **more), lambda **more: in_both(network, said, labels, seeded(), **more)[0],
+                 lambda **more: edited(network, said, said[::-1], alpha=0.5, generator=seeded(), **more)[1]):
+        assert all(torch.equal(call(), call(among=nobody)) for nobody in (None, [], ()))
 
 
 # -- runs -------------------------------------------------------------------------------------------

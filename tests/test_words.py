@@ -108,6 +108,7 @@ def test_lengths_are_refused(length):
 
 def test_too_many_words_are_counted(tokenizer):
     with pytest.raises(ValueError, match="text: number 1 has 12 words and commas, wanted at most 11"): tokenizer.encode(["a", "a, " * 6])
+    with pytest.raises(ValueError, match="text: got 'a seven', wanted a list of sentences"): tokenizer.encode("a seven")
     assert tokenizer.encode(["a, " * 5]).shape == (1, LENGTH)
 
 

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'TEXT_PRESETS', 'OPPOSITES', 'JUDGES', 'PARTS_OF', 'TEXT_FIG
            'plan_text', 'load_text', 'text_trainer', 'TextConfig', 'check_text', 'hears', 'leads_class',
            'hearing_image', 'text_network', 'worded', 'Placed', 'placed', 'text_losses', 'told_of', 'decoder_losses',
            'told_by', 'fitting', 'only_fit', 'says_digit', 'alignment_losses', 'contrastive_loss', 'text_components',
-           'Trial', 'shares', 'judge_captions', 'judge_drawn', 'drawing_protocol', 'mean_of', 'common',
+           'Trial', 'shares', 'judge_captions', 'judge_drawn', 'drawing_protocol', 'mean_of', 'facts_each', 'common',
            'judge_sentences', 'judge_labels', 'judge_images', 'scores_of', 'compared', 'judge_search', 'in_both',
            'judge_both', 'turned_round', 'edited', 'judge_edits', 'make_trial', 'evaluate_text', 'validate_text',
            'text_samples', 'text_pictures']
@@ -273,10 +273,11 @@ def shares(found: dict[str, float], before: str, protocol: dict) -> dict[str, Re
 
 # %% ../../nbs/23_text.ipynb #ee9f203a
 def judge_captions(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
-    "Image to text: is what is said of an image to be seen in it, and is it English."
+    "Image to text: is what is said of an image to be seen in it, how much is said, and is it English."
     written = network.translate(trial.images, "image", "text", alpha=0.0)
-    protocol = trial.protocol(α="0", words="the likeliest each time")
-    return shares(agreement(told_by(written), unpacked(trial.codes)), "told", protocol) | {"told_grammatical": Result("told grammatical", mean_of(map(is_grammatical, written)), protocol)}
+    told, protocol = told_by(written), trial.protocol(α="0", words="the likeliest each time")
+    much = Result("facts told", facts_each(told), protocol | {"facts of five in the captions": f"{facts_each(told_by(trial.said)):.2f}"})
+    return shares(agreement(told, unpacked(trial.codes)), "told", protocol) | {"told_facts": much, "told_grammatical": Result("told grammatical", mean_of(map(is_grammatical, written)), protocol)}
 
 
 def judge_drawn(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
@@ -295,6 +296,11 @@ def drawing_protocol(trial: Trial, said: bool = True) -> dict:
 
 def mean_of(values) -> float: return float(torch.tensor(list(values), dtype=torch.float64).mean())
 
+
+def facts_each(told: Sequence[Facts]) -> float:
+    "How many facts there are in the mean, of five."
+    return mean_of(sum(value is not None for value in asdict(one).values()) for one in told)
+
 # %% ../../nbs/23_text.ipynb #e55e5c6f
 def common(facts: Sequence[Facts], others: Sequence[Facts]) -> list[Facts]:
     "Of each of the facts what the `others` speak of, too."
@@ -302,11 +308,11 @@ def common(facts: Sequence[Facts], others: Sequence[Facts]) -> list[Facts]:
 
 
 def judge_sentences(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
-    "Text to text: is what both sentences speak of the same in both; and sentences out of nowhere: are they English, and how many are different."
+    "Text to text: does what was said come back, and is what both sentences speak of the same; and sentences out of nowhere: are they English, and how many are different."
     again = network.translate(trial.said, "text", "text", alpha=trial.config.alpha_asked, generator=trial.generator)
-    before, free = told_by(trial.said), network.generate("text", len(trial.said), generator=trial.generator)
+    before, after, free = told_by(trial.said), told_by(again), network.generate("text", len(trial.said), generator=trial.generator)
     protocol = trial.protocol(α=f"{trial.config.alpha_asked:g}", words="the likeliest each time")
-    found = shares(agreement(common(told_by(again), before), before), "kept", protocol)
+    found = shares(agreement(before, after), "again", protocol) | shares({"all": agreement(common(after, before), before).get("all", 1.0)}, "kept", protocol)
     return found | {"free_grammatical": Result("free grammatical", mean_of(map(is_grammatical, free)), {"sentences": f"{len(free):,} from the prior"}),
                     "free_different": Result("free different", len(set(free)) / len(free), {"sentences": f"{len(free):,} from the prior"})}
 
@@ -334,11 +340,11 @@ def judge_images(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result
 
 # %% ../../nbs/23_text.ipynb #7543ffa8
 @torch.no_grad()
-def scores_of(network: LatentZoningNetwork, images: Tensor, said: Sequence[str], *, sharpness: float | None = TextConfig.text_sharpness, among: Sequence[str] = ()) -> Tensor:
+def scores_of(network: LatentZoningNetwork, images: Tensor, said: Sequence[str], *, sharpness: float | None = TextConfig.text_sharpness, among: Sequence[str] | None = None) -> Tensor:
     """How well each image (row) fits each sentence (column), `[n,m]`: the log-probability of the sentence's zone where the image's centre flows.
 
     The sentences share the space, with those of `among`; they are told apart as sharply as in training. Without a `sharpness`, the cosine of anchors, for those trained by contrast."""
-    images, said, among = network.check("image", images), network.check("text", said), network["text"].check(among)
+    images, said, among = network.check("image", images), network.check("text", said), network["text"].check(among or ())
     if sharpness is None: return F.normalize(network.embed("image", images)) @ F.normalize(network.embed("text", said)).T
     zones, own = network["text"].zones([*said, *among])
     if len(zones) == 1: warnings.warn("text: a single sentence fits all images alike; give others in `among`", stacklevel=3)
@@ -350,23 +356,23 @@ def compared(config: TextConfig) -> float | None: return None if config.contrast
 
 
 def judge_search(network: LatentZoningNetwork, trial: Trial) -> dict[str, Result]:
-    "Images by a caption, captions by an image: does the first one found fit, is the own one first or among five. Of equal captions any is the own one."
-    scores, found = scores_of(network, trial.images, trial.said, sharpness=compared(trial.config)), {}
-    good, (texts, _, own) = fits(packed(told_by(trial.said)), trial.codes).to(scores.device), distinct(trial.said)
-    for name, table, fitting, equal in (("image_by_caption", scores.T, good, torch.eye(len(own), dtype=torch.bool)), ("caption_by_image", scores, good.T, own[:, None] == own[None])):
+    "Images by a caption, captions by an image: does the first one found fit (by zones, and by the cosine of anchors), is the own one first or among five. Of equal captions any is the own one."
+    scores, cosines = (scores_of(network, trial.images, trial.said, sharpness=sharpness).cpu() for sharpness in (compared(trial.config), None))
+    good, (texts, _, own), found = fits(packed(told_by(trial.said)), trial.codes).cpu(), distinct(trial.said), {}
+    for name, table, plain, fitting, equal in (("image_by_caption", scores.T, cosines.T, good, torch.eye(len(own), dtype=torch.bool)), ("caption_by_image", scores, cosines, good.T, own[:, None] == own[None])):
         order = table.topk(min(5, len(own)), dim=1).indices
-        hits = equal.to(order.device).gather(1, order)
-        values = {"fits": fitting.gather(1, order[:, :1]).double().mean(), "own_1": hits[:, 0].double().mean(), "own_5": hits.any(1).double().mean()}
+        hits, best = equal.gather(1, order), lambda first: fitting.gather(1, first).double().mean()
+        values = {"fits": best(order[:, :1]), "cosine": best(plain.argmax(1, keepdim=True)), "own_1": hits[:, 0].double().mean(), "own_5": hits.any(1).double().mean()}
         found |= {f"{name}_{key}": Result(f"{name} {key}", float(value), trial.protocol()) for key, value in values.items()}
     return found
 
 # %% ../../nbs/23_text.ipynb #f6b08ba4
 @torch.no_grad()
-def in_both(network: LatentZoningNetwork, said: Sequence[str], labels: Tensor, generator: torch.Generator | None = None, tries: int = 32, among: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+def in_both(network: LatentZoningNetwork, said: Sequence[str], labels: Tensor, generator: torch.Generator | None = None, tries: int = 32, among: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     "For each sentence and label `[n]` a latent `[n,q]` that lies in the zones of both, and whether there is one `[n]` among `tries` from the sentence's zone: else it is the first of these. The sentences share the space, with those of `among`."
     said = network.check("text", said)
     if len(said) != len(labels := network.check("label", labels)): raise ValueError(f"labels: got {len(labels)}, wanted {len(said)}, one for each sentence")
-    tries, (zones, own) = count("tries", tries), network["text"].zones([*said, *(network.check("text", among) if len(among) else [])])
+    tries, (zones, own) = count("tries", tries), network["text"].zones([*said, *network["text"].check(among or ())])
     z = zones.encode((own := own[:len(said)]).repeat_interleave(tries), generator=generator)
     fit = (network.decode("label", z) == labels.repeat_interleave(tries)).reshape(-1, tries)
     return z.reshape(len(own), tries, -1)[torch.arange(len(own), device=z.device), fit.int().argmax(1)], fit.any(1)
@@ -395,9 +401,9 @@ def turned_round(sentence: str) -> str | None:
 
 
 @torch.no_grad()
-def edited(network: LatentZoningNetwork, before: Sequence[str], after: Sequence[str], *, alpha: float, generator: torch.Generator | None = None, among: Sequence[str] = ()) -> tuple[Tensor, Tensor]:
+def edited(network: LatentZoningNetwork, before: Sequence[str], after: Sequence[str], *, alpha: float, generator: torch.Generator | None = None, among: Sequence[str] | None = None) -> tuple[Tensor, Tensor]:
     "Images `[n,c,h,w]` for sentences before and after a change: latents at the same places of the two zones, drawn from the same noise."
-    before, after, among = network.check("text", before), network.check("text", after), network["text"].check(among)
+    before, after, among = network.check("text", before), network.check("text", after), network["text"].check(among or ())
     if len(after) != len(before): raise ValueError(f"after: got {len(after)} sentences, wanted {len(before)}, one for each of those before")
     zones, own = network["text"].zones([*before, *after, *among])
     z, x = network.prior(n := len(before), generator), normal((n, *network["image"].shape), generator, zones.anchors)
@@ -467,14 +473,14 @@ def text_samples(network: LatentZoningNetwork, data: CaptionedData, config: Text
 # %% ../../nbs/23_text.ipynb #1a4bfdf8
 PARTS_OF = {"digit": "digit", "thickness": "thickness", "slant": "slant", "shape": "shape", "place": "place", "all": "all that is said"}
 TEXT_FIGURES = {
-    **{f"told_{key}": (f"image → text: {name} right", "{:.1%}") for key, name in PARTS_OF.items()}, "told_grammatical": ("image → text: grammatical", "{:.1%}"),
+    **{f"told_{key}": (f"image → text: {name} right", "{:.1%}") for key, name in PARTS_OF.items()}, "told_facts": ("image → text: facts told, of five", "{:.2f}"), "told_grammatical": ("image → text: grammatical", "{:.1%}"),
     **{f"drawn_{key}": (f"text → image: {name} as asked", "{:.1%}") for key, name in PARTS_OF.items()},
-    **{f"kept_{key}": (f"text → text: {name} kept", "{:.1%}") for key, name in PARTS_OF.items()},
+    **{f"again_{key}": (f"text → text: {name} comes back", "{:.1%}") for key, name in PARTS_OF.items()}, "kept_all": ("text → text: nothing comes back otherwise", "{:.1%}"),
     "free_grammatical": ("sentences not asked for: grammatical", "{:.1%}"), "free_different": ("sentences not asked for: different", "{:.1%}"),
     "accuracy": ("image → label", "{:.2%}"), "probe": ("linear probe on image anchors", "{:.2%}"), "text_accuracy": ("text → label", "{:.1%}"),
     "agreement": ("label → image: as asked", "{:.1%}"), "label_words": ("label → text: digit as asked", "{:.1%}"),
     **{f"free_{key}": (f"{name}, images not asked for", form) for key, (name, form) in DRAWN.items()},
-    **{f"{way}_{key}": (f"{way.replace('_', ' ')}: {name}", "{:.1%}") for way in ("image_by_caption", "caption_by_image") for key, name in (("fits", "the first fits"), ("own_1", "own one first"), ("own_5", "own one among five"))},
+    **{f"{way}_{key}": (f"{way.replace('_', ' ')}: {name}", "{:.1%}") for way in ("image_by_caption", "caption_by_image") for key, name in (("fits", "the first fits"), ("cosine", "the first by cosine fits"), ("own_1", "own one first"), ("own_5", "own one among five"))},
     "both_zones": ("label + text: zones meet", "{:.1%}"), **{f"both_{key}": (f"label + text → image: {name} as asked", "{:.1%}") for key, name in PARTS_OF.items()},
     "edited_new": ("one word changed: new fact seen", "{:.1%}"), "edited_old": ("before the change", "{:.1%}"), "edited_digit": ("one word changed: digit stays", "{:.1%}"),
     "wall_seconds": ("training and evaluation [s]", "{:.0f}"),
