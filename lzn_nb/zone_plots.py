@@ -28,9 +28,14 @@ from .zones import LARGEST, LatentZones, came, check_index, check_points, latent
 # %% ../nbs/09a_zone_plots.ipynb #d50acd22
 @dataclass(frozen=True)
 class Plane:
-    "The points origin + u·axes[0] + v·axes[1] of a space: `origin` `[q]`, `axes` `[2,q]` of length 1 and at right angles."
+    "The points origin + u·axes[0] + v·axes[1] of a space: `origin` `[q]`, `axes` `[2,q]` of length 1 and at right angles; `ValueError` for others."
     origin: Tensor
     axes: Tensor
+
+    def __post_init__(self):
+        if not isinstance(self.axes, Tensor) or self.axes.ndim != 2 or len(self.axes) != 2: raise ValueError(f"axes: got {came(self.axes)}, wanted a tensor [2,q]")
+        lengths, product = self.axes.norm(dim=1).tolist(), float(self.axes[0] @ self.axes[1])
+        if not max(abs(product), *(abs(length - 1) for length in lengths)) < 1e-3: raise ValueError(f"axes: got lengths {lengths[0]:.4g} and {lengths[1]:.4g} and a product of {product:.4g}, wanted lengths of 1 and right angles")
 
     def points(self, uv: Tensor) -> Tensor:
         "Points `[m,q]` of coordinates `[m,2]`."
@@ -40,7 +45,7 @@ class Plane:
         "Coordinates `[m,2]` of where points `[m,q]` fall on the plane."
         return (x.detach().to(self.axes) - self.origin) @ self.axes.T
 
-
+# %% ../nbs/09a_zone_plots.ipynb #3876795c
 def plane_of(points: Tensor, through: Tensor | None = None) -> Plane:
     "The plane in which `points` `[n,q]`, q ≥ 2, vary most, `through` a point `[q]` (None: 0, the centre of the Gaussian); for q = 2 the plane itself, unturned. `ValueError` for fewer dimensions or points."
     q = points.shape[-1]
