@@ -293,7 +293,7 @@ def draw_paths(paths: FlowPaths, title: str = "", half: float = 3.5, *, moment: 
 
 # %% ../nbs/09a_zone_plots.ipynb #81ad7256
 def plotly_paths(paths: FlowPaths, title: str = "", half: float = 3.5):
-    "`FlowPaths` as a plotly figure with a frame for each time, a button to play and a slider."
+    "`FlowPaths` as a plotly figure with a frame for each time, buttons to play forth and back, and a slider."
     go, colours = graph_objects(), rgb(zone_colours(len(paths.anchors)))
     own = [colours[owner] for owner in paths.owner.tolist()]
     names = [f"{time:.3f}" for time in paths.times.tolist()]
@@ -307,13 +307,13 @@ def plotly_paths(paths: FlowPaths, title: str = "", half: float = 3.5):
 
 # %% ../nbs/09a_zone_plots.ipynb #874b870d
 def with_player(figure, names: Sequence[str]):
-    "The figure with a button that plays its frames, one that stops, and a slider of times."
+    "The figure with buttons that play its frames, forth and back, one that stops, and a slider of times."
     still = {"mode": "immediate", "transition": {"duration": 0}}
-    play = {"label": "▶ play", "method": "animate", "args": [None, {"frame": {"duration": 60, "redraw": False}, "fromcurrent": True, **still}]}
+    plays = [{"label": label, "method": "animate", "args": [None, {"frame": {"duration": 60, "redraw": False}, "fromcurrent": True, "direction": way, **still}]} for label, way in (("◀ back", "reverse"), ("▶ play", "forward"))]
     stop = {"label": "■ stop", "method": "animate", "args": [[None], {"frame": {"duration": 0, "redraw": False}, **still}]}
     steps = [{"label": name, "method": "animate", "args": [[name], {"frame": {"duration": 0, "redraw": False}, **still}]} for name in names]
-    figure.update_layout(updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.08, "xanchor": "left", "yanchor": "top", "buttons": [play, stop]}],
-                         sliders=[{"x": 0.32, "len": 0.68, "y": -0.05, "currentvalue": {"prefix": "t = "}, "steps": steps}], height=620)
+    figure.update_layout(updatemenus=[{"type": "buttons", "direction": "left", "x": 0, "y": -0.08, "xanchor": "left", "yanchor": "top", "buttons": [*plays, stop]}],
+                         sliders=[{"x": 0.46, "len": 0.54, "y": -0.05, "currentvalue": {"prefix": "t = "}, "steps": steps}], height=620)
     return figure
 
 # %% ../nbs/09a_zone_plots.ipynb #a447aa47

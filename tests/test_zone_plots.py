@@ -145,6 +145,15 @@ def test_ways_move_on_the_screen_and_stand_on_paper(zones):
     for moment in (0, 5): assert torch.allclose(torch.as_tensor(draw_paths(paths, moment=moment).axes[0].lines[2].get_xydata()).float(), paths.positions[moment, :1])
 
 
+def test_ways_play_forth_and_back_from_where_they_are(zones):
+    for paths in (paths_forward(zones, normal(4, 2), frames=6), paths_back(zones, [0, 1], normal(2, 2), frames=6)):
+        figure = plotly_paths(paths)
+        back, play, stop = figure.layout.updatemenus[0].buttons
+        for button, label, way in ((back, "◀ back", "reverse"), (play, "▶ play", "forward")):
+            assert button.label == label and button.args[0] is None and (button.args[1]["direction"], button.args[1]["fromcurrent"], button.args[1]["mode"]) == (way, True, "immediate")
+        assert list(stop.args[0]) == [None] and torch.allclose(torch.tensor([figure.data[2].x, figure.data[2].y]).T, paths.positions[0])
+
+
 # -- when it is decided ---------------------------------------------------------------------------
 @pytest.mark.parametrize("solver", ["adams", "euler"])
 def test_curves_are_those_of_the_alignment(zones, solver):
