@@ -23,7 +23,7 @@ from .flow import check_between, check_count
 from .network import ImageInput, LabelType, LatentZoningNetwork
 from .plots import as_text, check_labels, mosaic, new_figure
 from .saved import load_pretrained
-from .zone_plots import Plane, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
+from .zone_plots import Plane, cell_middles, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
 from .zones import LatentZones
 
 # %% ../nbs/09d_latent_views.ipynb #55aaeae0
@@ -125,7 +125,7 @@ def plane_for(trained: Trained, kind: str, which: Sequence[int] = ()) -> Plane:
 # %% ../nbs/09d_latent_views.ipynb #219eb315
 def grid_places(half: float, side: int) -> Tensor:
     "Coordinates `[s,s,2]` of the middles of side × side cells, the first row at the top."
-    line = half * ((2 * torch.arange(side) + 1) / side - 1)
+    line = cell_middles(half, side)
     return torch.stack(torch.meshgrid(line, -line, indexing="xy"), -1)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, cell_middles, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
                                plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts)
 from lzn_nb.zones import LatentZones
 
@@ -43,7 +43,7 @@ def test_the_plane_of_two_dimensions_is_not_turned_and_lines_span_none():
 # -- maps ---------------------------------------------------------------------------------------
 def test_a_map_says_of_each_point_what_the_zones_say(zones):
     state = zone_map(zones, half=3.0, side=31, time=0.5, latents=(z := normal(9, 2)))
-    line = torch.linspace(-3, 3, 31)
+    line = (torch.arange(31) - 15) * 6 / 31
     for row, column in ((0, 0), (3, 20), (30, 7), (15, 15)):
         point = torch.tensor([[line[column], line[row]]])
         owner, probability = owners(zones, point, 0.5)
@@ -58,6 +58,17 @@ def test_of_two_anchors_the_border_is_the_middle_and_the_probability_known():
     assert (state.owner[:, :20] == 1).all() and (state.owner[:, 20:] == 0).all()
     assert torch.allclose(state.probability, state.probability.flip(1), atol=1e-5) and torch.allclose(state.probability, state.probability[:1].expand(40, -1), atol=1e-5)
     assert torch.allclose(owners(zones, normal(5, 2), 0.0)[1], torch.full((5,), 0.5)) and torch.equal(owners(zones, normal(5, 2), 1.0)[1], torch.ones(5))
+
+
+def test_a_cell_of_the_picture_shows_what_lies_in_its_middle():
+    "The picture fills the map to its rim, so that the line between two zones lies where it belongs."
+    zones = LatentZones(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), steps=40)
+    state = zone_map(zones, half=2.0, side=8)
+    assert torch.allclose(cell_middles(2.0, 4), torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    middles = torch.cartesian_prod(cell_middles(2.0, 8), cell_middles(2.0, 8)).flip(1)
+    assert torch.equal(state.owner.flatten(), zones.decode(middles)) and torch.allclose(state.probability.flatten(), owners(zones, middles, 0.5)[1], atol=1e-6)
+    image = draw_zones(state).axes[0].images[0]
+    assert image.get_extent() == [-2, 2, -2, 2] and image.get_array().shape[:2] == (8, 8)
 
 
 def test_probability_grows_with_time(zones):
@@ -76,7 +87,7 @@ def test_a_slice_is_made_of_points_of_the_space():
     zones = LatentZones(normal(8, 6), steps=10)
     plane = plane_of(zones.anchors, through=normal(6, seed=5))
     state = zone_map(zones, plane=plane, half=2.0, side=11)
-    assert int(state.owner[2, 9]) == int(zones.decode(plane.points(torch.tensor([[-2 + 0.4 * 9, -2 + 0.4 * 2]])).float()))
+    assert int(state.owner[2, 9]) == int(zones.decode(plane.points(torch.tensor([[-2 + 4 / 11 * 9.5, -2 + 4 / 11 * 2.5]])).float()))
 
 
 def test_the_picture_has_borders_and_stands_upright(zones):
