@@ -17,7 +17,7 @@ from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
-from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, zones_in
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -78,6 +78,12 @@ def test_zones_are_those_of_the_newest_checkpoint(tmp_path):
     for step, sign in ((3, 1), (9, -1)): save_checkpoint(tmp_path, step, {"step": step, "average": {"types.label.matrix": sign * matrix}})
     assert torch.allclose(zones_in(tmp_path).anchors, plane_of(-matrix).shadow(-matrix))
     assert monitor.refresh() and monitor.state.saved == 9 and monitor.mapped.children == (monitor.zones,) and len(monitor.zones.data[1].x) == 5
+    assert set(monitor.zones.data[2].text) <= set("01234") and len(monitor.zones.data[2].text) > 1 and [text.get_text() for text in monitor.picture().axes[1].texts] == list(monitor.zones.data[2].text)
+    (tmp_path / "config.json").write_text(json.dumps({"classes": [f"class {k}" for k in range(5)]}))
+    save_checkpoint(tmp_path, 9, {"step": 9, "average": {"types.label.matrix": matrix.flip(0)}})
+    monitor.state.saved = -1
+    assert monitor.refresh() and set(monitor.zones.data[2].text) <= {f"class {k}" for k in range(5)} and len(monitor.zones.data[2].x) == len(monitor.zones.data[2].text) == len(zones_in(tmp_path).owner.unique())
+    for other in ({"classes": ["a"]}, {"classes": 5}, [], None): (tmp_path / "config.json").write_text(json.dumps(other)); assert label_names(tmp_path, 3) == ["0", "1", "2"]
     save_checkpoint(tmp_path, 10, {"step": 10, "average": {"types.image.weight": matrix}})
     assert zones_in(tmp_path) is None and monitor.refresh()  # no labels: the map stays as it was
     (tmp_path / "checkpoints" / "00000011.safetensors").write_bytes(b"nothing")

@@ -3,6 +3,7 @@ import base64
 import builtins
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, cell_middles, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
-                               plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts)
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, ZoneMap, assignment_curves, at_times, cell_middles, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
+                               plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts, zone_places)
 from lzn_nb.zones import LatentZones
 
 
@@ -103,11 +104,29 @@ def test_the_picture_has_borders_and_stands_upright(zones):
 def test_both_kinds_show_the_state(zones):
     state = zone_map(zones, side=24, latents=normal(7, 2))
     figure = plotly_zones(state, "zones")
-    latents, anchors = figure.data
-    assert torch.allclose(torch.tensor([anchors.x, anchors.y]).T, state.anchors) and torch.allclose(torch.tensor([latents.x, latents.y]).T, state.latents) and list(latents.customdata) == state.belong.tolist()
+    latents, anchors, names = figure.data
+    assert torch.allclose(torch.tensor([anchors.x, anchors.y]).T, state.anchors) and torch.allclose(torch.tensor([latents.x, latents.y]).T, state.latents) and list(latents.customdata) == [str(k) for k in state.belong.tolist()] and not names.text
     picture = Image.open(io.BytesIO(base64.b64decode(figure.layout.images[0].source.split(",")[1])))
     assert picture.size == (24, 24) and picture.getpixel((0, 0)) == tuple((255 * map_picture(state)[0, 0]).round().int().tolist())
     assert figure_png(draw_zones(state, "zones")) == figure_png(draw_zones(state, "zones")) != figure_png(draw_zones(zone_map(zones, side=24, time=0.1, latents=normal(7, 2)), "zones"))
+
+
+def test_names_are_written_into_the_zones_that_are_shown():
+    "Each in its own zone, also where that is bent around another, in both kinds; of forty zones in many dimensions only those that the plane meets."
+    many = LatentZones(2 * normal(40, 32), steps=10)
+    state = zone_map(many, half=6.0, side=40, time=0.2, names=[f"<{k}$" for k in range(40)])
+    shown, places = zone_places(state)
+    assert shown.tolist() == state.owner.unique().tolist() and 3 < len(shown) < 40
+    assert torch.equal(many.decode(plane_of(many.anchors).points(places)), shown)
+    paper, screen = [text for text in draw_zones(state).axes[0].texts], plotly_zones(state).data[2]
+    assert [text.get_text() for text in paper] == [rf"<{k}\$" for k in shown] and torch.allclose(torch.tensor([text.get_position() for text in paper]), places)
+    assert list(screen.text) == [f"&lt;{k}&#36;" for k in shown] and torch.allclose(torch.tensor([screen.x, screen.y]).T, places) and screen.mode == "text"
+    ring = torch.zeros(9, 9, dtype=torch.long)
+    ring[1:8, 1:8] = 1
+    _, places = zone_places(ZoneMap(9.0, 0.5, ring, torch.ones(9, 9), normal(2, 2), normal(0, 2), torch.zeros(0)))
+    assert float(places[0].abs().max()) == pytest.approx(8) and torch.allclose(places[1], torch.zeros(2), atol=1e-5)
+    assert not draw_zones(replace(state, names=None)).axes[0].texts
+    with pytest.raises(ValueError, match="names: got 2, wanted 40, one for each zone"): replace(state, names=["a", "b"])
 
 
 def test_a_map_in_parts_is_the_map(zones):
