@@ -165,7 +165,7 @@ def lines_of_runs(*folders: str | Path) -> dict[str, list[dict]]:
 class NormalCheck:
     "Values beside N(0, 1)."
     edges: Tensor     # `[bins+1]` of the histogram
-    density: Tensor   # `[bins]` of the values between the first edge and the last
+    density: Tensor   # `[bins]` among all values, also those beyond the edges
     expected: Tensor  # `[k]` quantiles of N(0, 1)
     observed: Tensor  # `[k]` the values of the same ranks
 
@@ -175,10 +175,10 @@ def normal_check(z: Tensor, bins: int = 60) -> NormalCheck:
     from numpy import histogram
     if not z.numel() or not z.isfinite().all(): raise ValueError(f"z: got shape {list(z.shape)}{' with numbers that are not finite' if z.numel() else ''}, wanted [n,q], n ≥ 1, finite numbers")
     values = z.detach().cpu().double().flatten().sort().values
-    density, edges = histogram(values.numpy(), bins=bins, range=(-4, 4), density=True)
+    counts, edges = histogram(values.numpy(), bins=bins, range=(-4, 4))
     shares = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
     pick = torch.linspace(0, len(values) - 1, min(len(values), 400)).round().long()
-    return NormalCheck(torch.as_tensor(edges), torch.as_tensor(density), torch.distributions.Normal(0.0, 1.0).icdf(shares)[pick], values[pick])
+    return NormalCheck(torch.as_tensor(edges), torch.as_tensor(counts * bins / (8 * len(values))), torch.distributions.Normal(0.0, 1.0).icdf(shares)[pick], values[pick])
 
 # %% ../nbs/09_plots.ipynb #72f16f20
 def normal_density(points: int = 200) -> tuple[Tensor, Tensor]:
