@@ -48,7 +48,8 @@ def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str
         if getattr(types["image"], part, None) is None: raise ValueError(f"network: its images have no {part}, wanted one: {'images are to be read' if part == 'encoder' else 'images are to be drawn'} here")
     check_weights(network)
     if types["image"].shape != tuple(data.shape): raise ValueError(f"data: got images of shape {list(data.shape)}, wanted {list(types['image'].shape)}, those of the network")
-    if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
+    bare = [f"those of {name!r} are None" for name in ("train", "valid", "test") if getattr(data, name).labels is None]
+    if bare or len(data.classes) < 2: raise ValueError(f"data: got images without labels ({bare[0] if bare else 'all are ' + (', '.join(map(str, data.classes)) or 'of no class')}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
     if "label" in types and types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
     if not len(data.train): raise ValueError("data: got no training images, wanted some: their zones make the space in which others are read")
     check_labels("labels of the training images", data.train.labels, len(data.train), data.classes)

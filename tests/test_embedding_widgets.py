@@ -101,6 +101,8 @@ def test_a_network_without_labels_can_be_explored(nameless):
     assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist() and "<table>" in explorer.told.value
     explorer.state.split = "train"
     assert explorer.seen.split == "train" and "60 train images" in explorer.said.value
+    bare = replace(explorer.trained.data, train=replace(explorer.trained.data.train, labels=None))
+    assert "data: got images without labels (those of 'train' are None), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, bare).refused)
     faces = replace(explorer.trained.data, classes=("faces",))
     assert "data: got images without labels (all are faces), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, faces).refused)
 
