@@ -340,10 +340,10 @@ def slice_controls(state, classes: Sequence[str], images: int) -> list:
     import traitlets
     w, most = ipywidgets(), images - 1
     plane = labelled(w.Dropdown, "plane", "where the map is cut: where the labels' or the images' centres vary most, through three of them, or by chance", options=[(text, name) for name, text in PLANES.items()], value=state.plane)
-    narrow = {"style": {"description_width": "3.4em"}, "layout": {"width": "7.2em"}}
+    narrow = {"style": {"description_width": "3.9em"}, "layout": {"width": "7.8em"}}
     three = lambda kind, names, tip, values, **options: [labelled(kind, name, f"{which} {tip}", value=k, **options, **narrow) for name, which, k in zip(names, ("first", "second", "third"), values)]
-    corners = three(w.Dropdown, ("zones", "and", "and"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
-    picked = three(w.BoundedIntText, ("images", "and", "and"), f"training image whose zone's centre the plane goes through, by its place from 0 to {most} among those that have zones here", state.picked, min=0, max=most)
+    corners = three(w.Dropdown, ("zone 1", "zone 2", "zone 3"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
+    picked = three(w.BoundedIntText, ("image 1", "image 2", "image 3"), f"training image whose zone's centre the plane goes through, by its place from 0 to {most} among those that have zones here", state.picked, min=0, max=most)
     turn = labelled(w.IntSlider, "turn", "number of the plane that chance has drawn", **limits(state, "turn"))
     half = labelled(w.FloatSlider, "reach", "how far the map goes to each side", step=0.25, **limits(state, "half"))
     for name, control in (("plane", plane), ("turn", turn), ("half", half)): traitlets.link((state, name), (control, "value"))

@@ -137,9 +137,10 @@ def test_names_are_shown_as_they_are(trained):
 def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained):
     from dataclasses import replace
     unlabelled = replace(trained.data, classes=("faces",))
+    bare = {name: replace(trained.data, **{name: replace(getattr(trained.data, name), labels=None)}) for name in ("train", "valid", "test")}
     nobodys = replace(trained.data, train=replace(trained.data.train, labels=torch.full_like(trained.data.train.labels, -1)))
     line = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 1, width=8, mults=(1,), blocks=1), UNetDecoder(1, 8, latent_dim=1, width=8, mults=(1,), blocks=1), (1, 8, 8), 1), "label": LabelType(10, 1)})
-    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
+    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), *(((None, data), f"data: got images without labels .those of .*{name}.* are None., wanted labels of 10 classes, those of the network") for name, data in bare.items()), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
         widget = LatentPlayground(*given)
         assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
 
@@ -230,6 +231,12 @@ def test_planes_and_reach_change_the_map(playground):
     assert 'role="alert"' in playground.mapped.value and "wanted three different ones" in playground.mapped.value and seen_map(playground) == before
     playground.state.corners = [7, 8, 9]
     assert [corner.value for corner in corners.children] == [7, 8, 9] and 'role="status"' in playground.mapped.value
+
+
+def test_no_two_controls_of_a_playground_have_the_same_label(playground):
+    plane, corners, picked, turn, half = playground.slice_controls
+    labels = [control.description for control in (plane, *corners.children, *picked.children, turn, half, *playground.controls)]
+    assert all(labels) and len(set(labels)) == len(labels), labels
 
 
 def test_images_data_and_chance_lay_planes_too(playground):
