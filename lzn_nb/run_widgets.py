@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'label_names', 'zones_in', 'RunProcess', 'start_run',
-           'run_state', 'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'draw_run', 'RunFigures',
-           'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
+           'run_state', 'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'thinned', 'draw_run',
+           'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
 import asyncio
@@ -23,7 +23,7 @@ from pathlib import Path
 from .checkpoints import checkpoint_paths
 from .flow import check_between
 from .plots import COLOURS, as_text, curve, curve_names, new_figure
-from .runs import read_metrics, read_settings
+from .runs import MetricsReader, read_metrics, read_settings
 from .screen_plots import line_mode, plotly_training_curves
 from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
 from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, name_trace, plotly_zones, white, zone_map
@@ -47,8 +47,7 @@ def newest_sheet(out: str | Path) -> Path | None:
 
 def run_status(out: str | Path, lines: Sequence[dict] | None = None) -> dict:
     "Where a run with these `lines` (None: read them) is: the last update that it has logged or saved, seconds it had trained when it logged, the last checkpoint (None: none yet), whether it is finished."
-    lines = [line for line in (read_metrics(out) if lines is None else lines) if "step" in line]
-    last, saved = (lines[-1] if lines else {}), checkpoint_paths(out)
+    last, saved = next((line for line in reversed(read_metrics(out) if lines is None else lines) if "step" in line), {}), checkpoint_paths(out)
     newest = int(saved[-1].stem) if saved else None
     return {"step": max(last.get("step", 0), newest or 0), "seconds": last.get("seconds"), "saved": newest, "finished": bool(last.get("final"))}
 
@@ -137,15 +136,20 @@ def fill_samples(image, out: str | Path) -> str:
     return ""
 
 # %% ../nbs/10a_run_widgets.ipynb #5c0317f4
-def curves_to_show(lines: Sequence[dict], keys: Sequence[str] = ()) -> list[str]:
-    "Which of the curves `keys` (none: the first four) lines of a run have."
-    known = curve_names(lines)
+def curves_to_show(known: Sequence[str], keys: Sequence[str] = ()) -> list[str]:
+    "Which of the curves `keys` (none: the first four) are `known` of a run."
     return [name for name in keys or known[:4] if name in known]
 
 
+def thinned(steps: list[int], values: list[float], most: int = 1000) -> tuple[list[int], list[float]]:
+    "Every k-th point of a curve, counted from its last, so that there are at most as many: a screen shows no more."
+    k = max(1, -(-len(steps) // most))
+    return steps[::-k][::-1], values[::-k][::-1]
+
+# %% ../nbs/10a_run_widgets.ipynb #ac6c72f8
 def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | None = None, sheet: bytes = b""):
     "A run as a matplotlib figure: a panel for each of the curves `keys` (none: the first four) of its `lines`, the `zones` of its labels and the newest `sheet` of samples, a PNG; what is not there yet is left out. `ValueError` for a sheet that is none."
-    names, shown = curves_to_show(lines, keys), [draw for there, draw in ((zones is not None, lambda axis: draw_zones(zones, axis=axis)), (sheet, lambda axis: axis.imshow(sheet_image(sheet)))) if there]
+    names, shown = curves_to_show(curve_names(lines), keys), [draw for there, draw in ((zones is not None, lambda axis: draw_zones(zones, axis=axis)), (sheet, lambda axis: axis.imshow(sheet_image(sheet)))) if there]
     figure = new_figure(8.6 if shown else 5.2, 4.4)
     left, *right = figure.subfigures(1, 2, width_ratios=[1.4, 1]) if shown else [figure]
     for axis, name, colour in zip(left.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)[:, 0], names or ["no figures yet"], COLOURS * len(names) or COLOURS):
@@ -162,7 +166,7 @@ class RunFigures:
     "Curves, samples and zones of the run in the folder `out`."
     offer = staticmethod(lambda known: None)  # tells the names of curves that there are
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
-        w, self.out, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), [], [], [], None, {}
+        w, self.out, self.log, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), MetricsReader(out), [], [], [], None, {}
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = (w.VBox(layout={"min_width": size}) for size in ("505px", "345px"))
@@ -171,19 +175,19 @@ class RunFigures:
 
     def show_curves(self, lines: Sequence[dict]) -> None:
         "Bring the panels up to date, those that are asked for, or the first four."
-        self.lines, self.known, names = lines, curve_names(lines), curves_to_show(lines, self.state.keys)
+        self.lines, self.known, names = lines, (known := curve_names(lines)), curves_to_show(known, self.state.keys)
         self.offer(self.known)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
-        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves(list(lines), names, upright=True))  # kept: to make one takes longest
+        drawn = {name: thinned(*curve(lines, name)) for name in names}
+        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves([{"step": step, name: value} for name in names for step, value in zip(*drawn[name])], names, upright=True))  # kept: to make one takes longest
         if names != self.names: self.names, self.figure = names, self.figures[tuple(names)]; self.drawn.children = [self.figure]
         with self.figure.batch_update():
-            for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = (found := curve(list(lines), name)), line_mode(found[0])
+            for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = drawn[name], line_mode(drawn[name][0])
 
     def show_zones(self) -> None:
         "Bring the map up to date, if the newest checkpoint has one."
-        found = zones_in(self.out)
-        if found is None: return
+        if (found := zones_in(self.out)) is None: return
         self.mapped_zones = found
         if self.zones is None: self.zones = graph_objects().FigureWidget(plotly_zones(found, "zones of the labels")); self.zones.update_layout(width=340, height=370); self.mapped.children = [self.zones]
         with self.zones.batch_update(): self.zones.layout.images, (self.zones.data[1].x, self.zones.data[1].y) = [map_image(found)], found.anchors.numpy().T; self.zones.data[2].update(name_trace(found))
@@ -246,7 +250,7 @@ class RunView(ToldRun):
         s, where, said = self.state, None, []
         ended = self.process is not None and self.process.poll() is not None  # asked first: what it wrote last is read below
         try:
-            where = run_status(self.out, lines := read_metrics(self.out))
+            where = run_status(self.out, lines := self.log.read())
             saved = -1 if where["saved"] is None else where["saved"]
             if anew or ended or where["finished"] or self.torn or where["step"] != s.step: self.show_curves(lines); self.torn = fill_samples(self.samples, self.out)  # the last sheet comes with no update
             s.step = where["step"]

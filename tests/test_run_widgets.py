@@ -201,6 +201,27 @@ def test_panels_are_kept_and_brought_up_to_date(tmp_path):
     assert monitor.figure is first and monitor.drawn.children == (first,) and list(first.data[0].x) == list(range(1, 41)) and first.data[0].y[-1] == 0.05 and first.data[0].mode == "lines"
 
 
+def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, monkeypatch):
+    "What is appended comes; a log that is shorter, or another one, is read anew; a run that goes on at an earlier update forgets what it has overtaken."
+    log(tmp_path, *({"step": k, "loss": 1 / k, "flow": 1.0} for k in range(1, 40_001)))
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **options: parsed.append(text) or loads(text, **options))
+    monitor = TrainingMonitor(tmp_path)
+    first, trace = len(parsed), lambda: monitor.figure.data[0]
+    assert 40_000 <= first < 40_010 and len(trace().x) == 1000 and trace().x[-1] == 40_000 and trace().y[-1] == 1 / 40_000
+    monitor.refresh(); monitor.refresh(anew=True)
+    assert len(parsed) - first < 10
+    log(tmp_path, {"step": 40_001, "loss": 7.0, "flow": 1.0})
+    monitor.refresh()
+    assert len(parsed) - first < 15 and (trace().x[-1], trace().y[-1]) == (40_001, 7.0) and len(trace().x) <= 1000 and len(monitor.lines) == 40_001 and "update 40,001" in monitor.said.value
+    log(tmp_path, {"resumed": 20}, {"step": 21, "loss": 3.0})
+    monitor.refresh()
+    assert list(trace().x) == list(range(1, 22)) and trace().y[-1] == 3.0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 5.0}\n')
+    monitor.refresh()
+    assert list(trace().x) == [3] and list(trace().y) == [5.0]
+
+
 def test_a_sheet_that_is_a_folder_is_said(tmp_path):
     log(tmp_path, {"step": 5, "loss": 2.0})
     (tmp_path / "samples" / "00000005.png").mkdir(parents=True)
