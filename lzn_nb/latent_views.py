@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANES', 'check_weights', 'check_fit', 'Trained', 'company_of', 'LatentSlice', 'plane_for', 'grid_places',
            'slice_parts', 'slice_picture', 'draw_slice', 'Seen', 'look_at', 'label_shares', 'parts_of', 'ImageReading',
-           'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
+           'reading_parts', 'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
 
 # %% ../nbs/09d_latent_views.ipynb #befc36a5
 import functools
@@ -13,7 +13,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -225,21 +225,27 @@ class ImageReading:
     image: Tensor      # `[1,c,h,w]` in [-1, 1]
     anchor: Tensor     # `[1,q]`
     label: int         # in whose zone the centre of its zone lies
-    shares: Tensor     # `[c]` of draws from its zone that lie in each label's
+    shares: Tensor | None  # `[c]` of draws from its zone that lie in each label's; None while they are to come
     again: Tensor      # `[1,c,h,w]` its reconstruction
     written: str = ""  # what the network says of it, if it writes
 
 
 @torch.no_grad()
-def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> ImageReading:
-    "What the network reads in an `image` `[1,c,h,w]` in [-1, 1], by so many draws and evaluations; `ValueError` for another shape."
+def reading_parts(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> Iterator[ImageReading]:
+    "What `read_drawing` gives, in two parts: first without shares and words, then whole."
     network, zones = trained.network, trained.zones
     anchor = network.embed("image", image)
-    shares = label_shares(network, image, draws=draws, among=zones, generator=torch.Generator(anchor.device).manual_seed(seed))[0]
     centre = zones.encode(points=anchor, alpha=0.0)
     again = trained.image.reconstruct(trained.image.check(image), centre, steps=steps, **network.told("image", centre))
-    written = network.decode("text", centre)[0] if "text" in network.types else ""
-    return ImageReading(image, anchor, int(trained.label_zones.decode(centre)), shares.cpu(), again.cpu(), written)
+    yield (first := ImageReading(image, anchor, int(trained.label_zones.decode(centre)), None, again.cpu()))
+    shares = label_shares(network, image, draws=draws, among=zones, generator=torch.Generator(anchor.device).manual_seed(seed))[0]
+    yield replace(first, shares=shares.cpu(), written=network.decode("text", centre)[0] if "text" in network.types else "")
+
+
+def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> ImageReading:
+    "What the network reads in an `image` `[1,c,h,w]` in [-1, 1], by so many draws and evaluations; `ValueError` for another shape."
+    *_, read = reading_parts(trained, image, draws=draws, steps=steps, seed=seed)
+    return read
 
 # %% ../nbs/09d_latent_views.ipynb #e6c9afbe
 def opaque(image, mode: str):

@@ -17,7 +17,7 @@ from traitlets import TraitError
 
 from lzn_nb.data import load_data
 from lzn_nb.embedding_widgets import EmbeddingExplorer
-from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, reading_parts, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
@@ -298,6 +298,33 @@ def test_nobody_is_alarmed_while_a_drawing_is_read():
     found = asyncio.run(sources())
     assert [source for source, _ in found] == ["drawing", "point", "drawing", "label", "label", "drawing", "point", "drawing"], found
     assert [drawn for _, drawn in found] == [source == "drawing" for source, _ in found] and told and not any('role="alert"' in said for said in told)
+
+
+def test_a_drawing_is_read_in_two_parts_and_the_last_one_wins(trained):
+    "What it is read as and its draws are there before the shares; who draws meanwhile gets what belongs to the newest drawing."
+    fresh = [(part.label, part.shares is None, part.written) for part in reading_parts(trained, trained.images[:1])]
+    assert fresh == [(int(trained.labels[0]), True, ""), (int(trained.labels[0]), False, "")] and torch.equal(read_drawing(trained, trained.images[:1]).shares, list(reading_parts(trained, trained.images[:1]))[1].shares)
+    told = []
+
+    async def ask():
+        playground = LatentPlayground(side=1, samples=1)
+        s, digit = playground.state, a_digit(playground.trained)
+        playground.map.now()
+        playground.heard.observe(lambda change: told.append(change.new), "value")
+        s.drawing = digit
+        while not playground.hear.busy: await asyncio.sleep(0.002)
+        assert "is read as <b>4</b>.<" in told[-1] and "reconstruction" in playground.again.value and "agree" not in told[-1] and playground.reading.shares is None
+        while playground.hear.busy: await asyncio.sleep(0.002)
+        shares = playground.reading.shares
+        assert f"of 64 draws from its whole zone {shares[4]:.0%} agree" in told[-1] and "drawing&#x27;s zone" in playground.samples.value
+        assert playground.bars.data[1].visible and playground.bars.data[1].y == pytest.approx(shares.numpy())
+        s.drawing = digit[::-1]
+        while not playground.hear.busy: await asyncio.sleep(0.002)
+        playground.wipe()
+        while playground.hear.busy or playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.002)
+        assert told[-1] == "" and sum("agree" in said for said in told) == 1 and playground.reading is None and not playground.bars.data[1].visible
+
+    asyncio.run(ask())
 
 
 def test_files_are_drawn_or_refused(playground):
