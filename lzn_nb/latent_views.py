@@ -82,7 +82,7 @@ class Trained:
     def noises(self, seed: int, n: int) -> tuple[Tensor, Tensor]:
         "Noise of `n` latents `[n,q]` and of `n` images `[n,c,h,w]`; that of the first does not depend on n."
         generators = [torch.Generator().manual_seed(2 * seed + k) for k in (0, 1)]
-        return tuple(torch.randn(n, *shape, generator=g).to(self.centres) for g, shape in zip(generators, (self.centres.shape[1:], self.image.shape)))
+        return tuple(torch.stack([torch.randn(shape, generator=g) for _ in range(n)]).to(self.centres) for g, shape in zip(generators, (self.centres.shape[1:], self.image.shape)))  # one by one: randn fills blocks
 
 # %% ../nbs/09d_latent_views.ipynb #c0a9a9f1
 def company_of(network: LatentZoningNetwork) -> LatentZones | None:

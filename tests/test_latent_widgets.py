@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -100,6 +101,10 @@ def test_the_nearest_image_is_the_one_whose_zone_it_is(trained):
 def test_noise_is_the_same_for_the_first(trained):
     for few, many in zip(trained.noises(3, 1), trained.noises(3, 5)): assert torch.equal(few[0], many[0])
     assert not torch.equal(trained.noises(3, 1)[0], trained.noises(4, 1)[0])
+    for q, shape in ((10, (1, 10, 10)), (17, (3, 5, 7))):  # sizes that are no multiples of the blocks of a generator
+        other = SimpleNamespace(centres=torch.zeros(3, q), image=SimpleNamespace(shape=shape))
+        for n in (2, 5):
+            for few, many in zip(Trained.noises(other, 3, 1), Trained.noises(other, 3, n)): assert torch.equal(few[0], many[0]) and many.shape[0] == n and not torch.equal(many[0], many[1])
 
 
 def test_a_training_image_is_read_as_its_label(trained):
