@@ -241,8 +241,8 @@ def test_anchors_are_added_and_deleted_and_the_last_one_stays(explorer):
 
 
 def controls(page):
-    "Label and tooltip of every control on the page."
-    titled = "e => [e.querySelector('label')?.innerText || e.innerText || e.getAttribute('aria-label'), e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
+    "Label and tooltip of every control on the page; what a slider or a list says itself is no label."
+    titled = "e => [e.matches('.widget-inline-hbox') ? e.querySelector('label')?.innerText.trim() : e.innerText || e.getAttribute('aria-label'), e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
     kinds = (".widget-inline-hbox:not(.widget-html)", "button.widget-button", "button.widget-toggle-button", "button.widget-upload", "canvas[role=application]")
     return page.evaluate(f"() => [...document.querySelectorAll('{', '.join(f'.jp-OutputArea {kind}' for kind in kinds)}')].map({titled})")
 
