@@ -6,8 +6,8 @@
 __all__ = ['PAIRS', 'Embedded', 'distances_to', 'joined_parts', 'joined_latents', 'read_by_zones', 'read_by_neighbours',
            'embedded_parts', 'embedded', 'feature_names', 'features_parts', 'features_of', 'group_rows', 'map_of',
            'draw_chosen', 'embedding_figure', 'fill_embedding', 'embedding_state', 'InBackground', 'ShownEmbedding',
-           'PlacedEmbedding', 'WaitingEmbedding', 'DrawnEmbedding', 'ChosenEmbedding', 'ToldEmbedding',
-           'embedding_controls', 'choosing_controls', 'EmbeddingExplorer']
+           'PlacedEmbedding', 'WaitingEmbedding', 'PaintedEmbedding', 'DrawnEmbedding', 'ChosenEmbedding',
+           'ToldEmbedding', 'embedding_controls', 'choosing_controls', 'EmbeddingExplorer']
 
 # %% ../nbs/10c_embedding_widgets.ipynb #b397ed05
 import time
@@ -301,35 +301,45 @@ class WaitingEmbedding(PlacedEmbedding):
         if self.state.feature == "latent": self.state.alpha = alpha
         self.draw()  # also where nothing has changed
 
-# %% ../nbs/10c_embedding_widgets.ipynb #11efc1ec
-class DrawnEmbedding(WaitingEmbedding):
+# %% ../nbs/10c_embedding_widgets.ipynb #fac574e1
+class PaintedEmbedding(WaitingEmbedding):
     "How an explorer brings a map to the screen."
+    def show_map(self, made: Embedding) -> None:
+        "Show a map of the state's split, and say what it shows."
+        before, self.map, self.seen = self.seen, made, self.splits[self.state.split]
+        self.paint()
+        if self.seen is not before is not None: self.state.chosen, self.state.looked_at = [], -1  # places in the list before, chosen while this one was read
+        self.mark(); self.seen is not before and self.anew()
+        self.said.value, self.left = f'<span role="status">{self.left}{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right{" by the label of the nearest training image" * (self.trained.label_zones is None)}; dark rims are around those that are not</span>', ""
+
+    def paint(self) -> None:
+        "Put the map that is shown into the figure of the state's colours, which is kept: a new one takes a tenth of a second."
+        colour, shown = self.state.colour, self.figure
+        self.figure = self.figures.get(colour)
+        if not fill_embedding(self.figure, self.map, colour):
+            self.figure = self.figures[colour] = embedding_figure(self.map, colour)
+            for trace in self.figure.data: self.listen(trace)
+        if self.figure is not shown: self.outlined, self.figure.layout.selections, self.drawn.children = None, [], [self.figure]
+
+# %% ../nbs/10c_embedding_widgets.ipynb #11efc1ec
+class DrawnEmbedding(PaintedEmbedding):
+    "How an explorer comes to show what its state asks for."
     def redraw(self, error: Exception | None = None) -> None:
-        "Show what the state asks for, or say that it is at work, or what is wrong."
-        s = self.state
+        "Show what the state asks for, or say that it is at work, or what is wrong; other colours do not wait for that."
+        s, made = self.state, None
         if error or s.split in self.splits: self.reading.stop(); self.being_read = None
         elif s.split != self.being_read: self.being_read, self.left = s.split, ""; self.reading()
         if error or s.split not in self.splits: self.placing.stop()
-        try: error or s.split in self.splits and (made := self.asked()) and self.show_map(made)
+        try: made = self.asked() if not error and s.split in self.splits else None
         except FAULTS as wrong: error = wrong
+        if made: self.show_map(made)
+        elif self.figure is not self.figures.get(s.colour): self.paint(); self.mark()
         self.stop_button.disabled = self.fitting.fit is None and not self.reading.busy and not self.placing.busy
         if error: self.said.value = sentence(error)
 
     def fitted(self, name: tuple, error: Exception | None) -> None:
         "A fit has ended: show what the state asks for; what went wrong is said if that was asked for."
         self.redraw(error if self.state.method == "umap" and name == self.wanted() else None)
-
-    def show_map(self, made: Embedding) -> None:
-        "Put a map into the figure of its colours, which is kept: a new one takes a tenth of a second."
-        before, self.map, self.seen, colour, shown = self.seen, made, self.splits[self.state.split], self.state.colour, self.figure
-        self.figure = self.figures.get(colour)
-        if not fill_embedding(self.figure, made, colour):
-            self.figure = self.figures[colour] = embedding_figure(made, colour)
-            for trace in self.figure.data: self.listen(trace)
-        if self.figure is not shown: self.outlined, self.figure.layout.selections, self.drawn.children = None, [], [self.figure]
-        if self.seen is not before is not None: self.state.chosen, self.state.looked_at = [], -1  # places in the list before, chosen while this one was read
-        self.mark(); self.seen is not before and self.anew()
-        self.said.value, self.left = f'<span role="status">{self.left}{len(made.points):,} {self.seen.split} images, {self.seen.right.float().mean():.1%} read right{" by the label of the nearest training image" * (self.trained.label_zones is None)}; dark rims are around those that are not</span>', ""
 
 # %% ../nbs/10c_embedding_widgets.ipynb #61f9fc1b
 class ChosenEmbedding(DrawnEmbedding):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PLANES', 'check_weights', 'check_fit', 'Trained', 'company_of', 'LatentSlice', 'plane_for', 'grid_places',
            'slice_parts', 'slice_picture', 'draw_slice', 'Seen', 'look_at', 'label_shares', 'parts_of', 'ImageReading',
-           'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
+           'reading_parts', 'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
 
 # %% ../nbs/09d_latent_views.ipynb #befc36a5
 import functools
@@ -13,7 +13,7 @@ import io
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from .flow import check_between, check_count
 from .network import ImageInput, LabelType, LatentZoningNetwork
 from .plots import as_text, check_labels, mosaic, new_figure
 from .saved import load_pretrained
-from .zone_plots import Plane, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
+from .zone_plots import Plane, cell_middles, chances_at, check_time, decided, margin, owners, plane_of, zone_colours
 from .zones import LatentZones
 
 # %% ../nbs/09d_latent_views.ipynb #55aaeae0
@@ -48,7 +48,8 @@ def check_fit(network: LatentZoningNetwork, data: ImageData, parts: Sequence[str
         if getattr(types["image"], part, None) is None: raise ValueError(f"network: its images have no {part}, wanted one: {'images are to be read' if part == 'encoder' else 'images are to be drawn'} here")
     check_weights(network)
     if types["image"].shape != tuple(data.shape): raise ValueError(f"data: got images of shape {list(data.shape)}, wanted {list(types['image'].shape)}, those of the network")
-    if len(data.classes) < 2: raise ValueError(f"data: got images without labels (all are {', '.join(map(str, data.classes)) or 'of no class'}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
+    bare = [f"those of {name!r} are None" for name in ("train", "valid", "test") if getattr(data, name).labels is None]
+    if bare or len(data.classes) < 2: raise ValueError(f"data: got images without labels ({bare[0] if bare else 'all are ' + (', '.join(map(str, data.classes)) or 'of no class')}), wanted labels of {str(types['label'].classes) + ' classes, those of the network' if 'label' in types else 'at least 2 classes'}")
     if "label" in types and types["label"].classes != len(data.classes): raise ValueError(f"data: got {len(data.classes)} classes, wanted {types['label'].classes}, those of the network")
     if not len(data.train): raise ValueError("data: got no training images, wanted some: their zones make the space in which others are read")
     check_labels("labels of the training images", data.train.labels, len(data.train), data.classes)
@@ -81,7 +82,7 @@ class Trained:
     def noises(self, seed: int, n: int) -> tuple[Tensor, Tensor]:
         "Noise of `n` latents `[n,q]` and of `n` images `[n,c,h,w]`; that of the first does not depend on n."
         generators = [torch.Generator().manual_seed(2 * seed + k) for k in (0, 1)]
-        return tuple(torch.randn(n, *shape, generator=g).to(self.centres) for g, shape in zip(generators, (self.centres.shape[1:], self.image.shape)))
+        return tuple(torch.stack([torch.randn(shape, generator=g) for _ in range(n)]).to(self.centres) for g, shape in zip(generators, (self.centres.shape[1:], self.image.shape)))  # one by one: randn fills blocks
 
 # %% ../nbs/09d_latent_views.ipynb #c0a9a9f1
 def company_of(network: LatentZoningNetwork) -> LatentZones | None:
@@ -125,7 +126,7 @@ def plane_for(trained: Trained, kind: str, which: Sequence[int] = ()) -> Plane:
 # %% ../nbs/09d_latent_views.ipynb #219eb315
 def grid_places(half: float, side: int) -> Tensor:
     "Coordinates `[s,s,2]` of the middles of side × side cells, the first row at the top."
-    line = half * ((2 * torch.arange(side) + 1) / side - 1)
+    line = cell_middles(half, side)
     return torch.stack(torch.meshgrid(line, -line, indexing="xy"), -1)
 
 
@@ -224,21 +225,27 @@ class ImageReading:
     image: Tensor      # `[1,c,h,w]` in [-1, 1]
     anchor: Tensor     # `[1,q]`
     label: int         # in whose zone the centre of its zone lies
-    shares: Tensor     # `[c]` of draws from its zone that lie in each label's
+    shares: Tensor | None  # `[c]` of draws from its zone that lie in each label's; None while they are to come
     again: Tensor      # `[1,c,h,w]` its reconstruction
     written: str = ""  # what the network says of it, if it writes
 
 
 @torch.no_grad()
-def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> ImageReading:
-    "What the network reads in an `image` `[1,c,h,w]` in [-1, 1], by so many draws and evaluations; `ValueError` for another shape."
+def reading_parts(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> Iterator[ImageReading]:
+    "What `read_drawing` gives, in two parts: first without shares and words, then whole."
     network, zones = trained.network, trained.zones
     anchor = network.embed("image", image)
-    shares = label_shares(network, image, draws=draws, among=zones, generator=torch.Generator(anchor.device).manual_seed(seed))[0]
     centre = zones.encode(points=anchor, alpha=0.0)
     again = trained.image.reconstruct(trained.image.check(image), centre, steps=steps, **network.told("image", centre))
-    written = network.decode("text", centre)[0] if "text" in network.types else ""
-    return ImageReading(image, anchor, int(trained.label_zones.decode(centre)), shares.cpu(), again.cpu(), written)
+    yield (first := ImageReading(image, anchor, int(trained.label_zones.decode(centre)), None, again.cpu()))
+    shares = label_shares(network, image, draws=draws, among=zones, generator=torch.Generator(anchor.device).manual_seed(seed))[0]
+    yield replace(first, shares=shares.cpu(), written=network.decode("text", centre)[0] if "text" in network.types else "")
+
+
+def read_drawing(trained: Trained, image: Tensor, *, draws: int = 64, steps: int = 4, seed: int = 0) -> ImageReading:
+    "What the network reads in an `image` `[1,c,h,w]` in [-1, 1], by so many draws and evaluations; `ValueError` for another shape."
+    *_, read = reading_parts(trained, image, draws=draws, steps=steps, seed=seed)
+    return read
 
 # %% ../nbs/09d_latent_views.ipynb #e6c9afbe
 def opaque(image, mode: str):

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAD', 'SOURCES', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure',
            'fill_chances', 'playground_state', 'ShownLatents', 'PlacedLatents', 'MappedLatents', 'told_more',
-           'LookingLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls', 'place_controls', 'tie_pad',
-           'drawing_controls', 'LatentPlayground']
+           'LookingLatents', 'HeardLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls',
+           'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
 import functools
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .data import ImageData
 from .flow import check_count
-from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, reading_parts, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import as_screen_text, mosaic
 from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, refusing, sentence, state_with, up_to_date
@@ -188,8 +188,9 @@ class ShownLatents:
         if "source" in traits: self.state.source = traits["source"]  # whatever else is given
         self.figure, self.bars = slice_figure(self.state.half), chance_figure(self.trained.classes)
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
-        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting))
-        self.look, self.read = Latest(self.show_place), Latest(self.show_drawing)
+        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting or self.hear.busy))
+        self.hear = InParts(self.drawing_parts, self.unheard, lambda: bool(self.look.waiting or self.read.waiting))
+        self.look, self.read = Latest(self.show_place), Latest(self.hear)
         self.trained.image_centres  # found here, so that no plane through them has to wait
         next(self.map_parts()); self.read.now(); self.look_there()  # what cannot be shown is said in the place of the widget
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
@@ -277,21 +278,33 @@ class LookingLatents(MappedLatents):
         self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.{told_more(seen.written, told)}</span>'
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d
-class DrawnLatents(LookingLatents):
-    "The drawing of a playground: painted, uploaded, turned, wiped."
-    def show_drawing(self) -> None:
-        "Read the drawing and look at it, or say what is wrong with it."
+class HeardLatents(LookingLatents):
+    "What a playground reads in its drawing."
+    def drawing_parts(self) -> Iterator[None]:
+        "Read the drawing and look at it; how many draws from its zone agree, and what is written by it, comes later."
         drawing, trained, (c, h, w) = self.state.drawing, self.trained, self.trained.image.shape
         self.again.value, self.heard.value, self.reading, self.unreadable, self.read_last = "", "", None, None, drawing
-        if any(drawing):
-            try:
-                if len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
-                self.reading = read = read_drawing(trained, 2 * torch.tensor(drawing).reshape(1, c, h, w) - 1)
-                self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80)
-                self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>; of 64 draws from its whole zone {read.shares[read.label]:.0%} agree.{told_more(read.written, ())}</span>'
-            except FAULTS as error: self.unreadable, self.heard.value = error, sentence(error)
+        if any(drawing) and len(drawing) != c * h * w: raise ValueError(f"drawing: got {len(drawing)} numbers, wanted {c * h * w}, for {c}×{h}×{w} pixels")
+        for read in reading_parts(trained, 2 * torch.tensor(drawing).reshape(1, c, h, w) - 1) if any(drawing) else ():
+            first, self.reading = read.shares is None, read
+            agree = "" if first else f"; of 64 draws from its whole zone {read.shares[read.label]:.0%} agree"
+            self.heard.value = f'<span role="status">The drawing is read as <b>{html.escape(trained.classes[read.label])}</b>{agree}.{told_more(read.written, ())}</span>'
+            if first: self.again.value = images_html(torch.cat([read.image, read.again]), "the drawing, and its reconstruction", wide=80); self.look_again(); yield
+            elif self.state.source == "drawing" and self.seen: fill_chances(self.bars, self.seen.chances, self.seen_as[0], read.shares)
+        if not any(drawing): self.look_again()
+
+    def look_again(self) -> None:
+        "Look at the drawing, if that is what is looked at."
         if self.state.source == "drawing": self.look()
 
+    def unheard(self, error: Exception) -> None:
+        "Say what is wrong with the drawing."
+        self.unreadable, self.heard.value = error, sentence(error)
+        self.look_again()
+
+# %% ../nbs/10b_latent_widgets.ipynb #a8d408c5
+class DrawnLatents(HeardLatents):
+    "The drawing of a playground: painted, uploaded, turned, wiped."
     def turn(self) -> None:
         "The negative of the drawing."
         if any(self.state.drawing): self.state.drawing = [1 - p for p in self.state.drawing]
@@ -340,10 +353,10 @@ def slice_controls(state, classes: Sequence[str], images: int) -> list:
     import traitlets
     w, most = ipywidgets(), images - 1
     plane = labelled(w.Dropdown, "plane", "where the map is cut: where the labels' or the images' centres vary most, through three of them, or by chance", options=[(text, name) for name, text in PLANES.items()], value=state.plane)
-    narrow = {"style": {"description_width": "3.4em"}, "layout": {"width": "7.2em"}}
+    narrow = {"style": {"description_width": "3.9em"}, "layout": {"width": "7.8em"}}
     three = lambda kind, names, tip, values, **options: [labelled(kind, name, f"{which} {tip}", value=k, **options, **narrow) for name, which, k in zip(names, ("first", "second", "third"), values)]
-    corners = three(w.Dropdown, ("zones", "and", "and"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
-    picked = three(w.BoundedIntText, ("images", "and", "and"), f"training image whose zone's centre the plane goes through, by its place from 0 to {most} among those that have zones here", state.picked, min=0, max=most)
+    corners = three(w.Dropdown, ("zone 1", "zone 2", "zone 3"), "label whose zone's centre the plane goes through", state.corners, options=[(name, k) for k, name in enumerate(classes)])
+    picked = three(w.BoundedIntText, ("image 1", "image 2", "image 3"), f"training image whose zone's centre the plane goes through, by its place from 0 to {most} among those that have zones here", state.picked, min=0, max=most)
     turn = labelled(w.IntSlider, "turn", "number of the plane that chance has drawn", **limits(state, "turn"))
     half = labelled(w.FloatSlider, "reach", "how far the map goes to each side", step=0.25, **limits(state, "half"))
     for name, control in (("plane", plane), ("turn", turn), ("half", half)): traitlets.link((state, name), (control, "value"))

@@ -114,16 +114,20 @@ def is_figure(value: object) -> bool:
 
 def curve_names(lines: Sequence[dict]) -> list[str]:
     "The figures that lines of a run carry along with updates, bookkeeping apart, in the order in which they come."
-    along = [line for line in lines if "step" in line and not line.get("final")]
-    return list(dict.fromkeys(name for line in along for name, value in line.items() if name not in BOOKKEEPING and is_figure(value)))
+    found, known = [], set(BOOKKEEPING)
+    for line in lines:
+        if line.keys() <= known or "step" not in line or line.get("final"): continue  # nearly all of them
+        found += (fresh := [name for name, value in line.items() if name not in known and is_figure(value)])
+        known.update(fresh)
+    return found
 
 
 def curve(lines: list[dict], key: str) -> tuple[list[int], list[float]]:
     "Updates and values of the figure `key` in the lines of a run, without the final ones and those where it is no number; empty if it is not among them."
-    points = [(line["step"], line[key]) for line in lines if is_figure(line.get(key)) and "step" in line and not line.get("final")]
+    points = [(line["step"], line[key]) for line in lines if key in line and "step" in line and is_figure(line[key]) and not line.get("final")]
     return [step for step, _ in points], [value for _, value in points]
 
-
+# %% ../nbs/09_plots.ipynb #44fbcdfa
 def curves_by_run(runs: list[dict] | Mapping[str, list[dict]], keys: Sequence[str]) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     "Of every figure in `keys` the `curve` of each run, by name; lines without a name are one run. `ValueError` for no figure, or one that none of them has."
     runs = runs if isinstance(runs, Mapping) else {"": runs}
@@ -165,7 +169,7 @@ def lines_of_runs(*folders: str | Path) -> dict[str, list[dict]]:
 class NormalCheck:
     "Values beside N(0, 1)."
     edges: Tensor     # `[bins+1]` of the histogram
-    density: Tensor   # `[bins]` of the values between the first edge and the last
+    density: Tensor   # `[bins]` among all values, also those beyond the edges
     expected: Tensor  # `[k]` quantiles of N(0, 1)
     observed: Tensor  # `[k]` the values of the same ranks
 
@@ -175,10 +179,10 @@ def normal_check(z: Tensor, bins: int = 60) -> NormalCheck:
     from numpy import histogram
     if not z.numel() or not z.isfinite().all(): raise ValueError(f"z: got shape {list(z.shape)}{' with numbers that are not finite' if z.numel() else ''}, wanted [n,q], n ≥ 1, finite numbers")
     values = z.detach().cpu().double().flatten().sort().values
-    density, edges = histogram(values.numpy(), bins=bins, range=(-4, 4), density=True)
+    counts, edges = histogram(values.numpy(), bins=bins, range=(-4, 4))
     shares = (torch.arange(len(values), dtype=torch.float64) + 0.5) / len(values)
     pick = torch.linspace(0, len(values) - 1, min(len(values), 400)).round().long()
-    return NormalCheck(torch.as_tensor(edges), torch.as_tensor(density), torch.distributions.Normal(0.0, 1.0).icdf(shares)[pick], values[pick])
+    return NormalCheck(torch.as_tensor(edges), torch.as_tensor(counts * bins / (8 * len(values))), torch.distributions.Normal(0.0, 1.0).icdf(shares)[pick], values[pick])
 
 # %% ../nbs/09_plots.ipynb #72f16f20
 def normal_density(points: int = 200) -> tuple[Tensor, Tensor]:

@@ -183,7 +183,7 @@ def finite():
         info_text = "a number"
 
         def validate(self, state, value):
-            if not isinstance(value, float) or math.isfinite(value): return super().validate(state, value)
+            if not isinstance(value, (int, float)) or self.min <= value <= self.max and (isinstance(value, int) or math.isfinite(value)): return super().validate(state, value)
             if self.name is None: self.error(state, value, info=wanted(self))  # one of a list
             raise t.TraitError(f"{self.name}: got {value}, wanted {wanted(self)}")
 
@@ -554,10 +554,10 @@ def flow_controls(state) -> list:
             "frame": labelled(w.IntSlider, "moment", f"from 0 (Gaussian) to {last} (anchors)", **limits(state, "frame")),
             "chosen": labelled(w.BoundedIntText, "sample", "whose posterior is shown; or click on it", **limits(state, "chosen")),
             "solver": labelled(w.ToggleButtons, "solver", "how flows are computed", options=["adams", "euler"], tooltips=["Adams in λ: ours", "Euler in t: as published"], value=state.solver),
-            "steps": labelled(w.IntSlider, "evaluations", "of the first solver", **limits(state, "steps")),
+            "steps": labelled(w.IntSlider, "evaluations", "how often the first solver asks for the velocity", **limits(state, "steps")),
             "compare": w.ToggleButton(description="Compare with", tooltip="lay a second solver over the first, dotted", value=state.compare),
-            "other": labelled(w.ToggleButtons, "second", "the other solver", options=["adams", "euler"], tooltips=["Adams in λ: ours", "Euler in t: as published"], value=state.other),
-            "other_steps": labelled(w.IntSlider, "evaluations", "of the second solver", **limits(state, "other_steps"))}
+            "other": labelled(w.ToggleButtons, "solver 2", "the other solver", options=["adams", "euler"], tooltips=["Adams in λ: ours", "Euler in t: as published"], value=state.other),
+            "other_steps": labelled(w.IntSlider, "evaluations 2", "how often the other solver asks for the velocity", **limits(state, "other_steps"))}
     for name, control in made.items(): traitlets.link((state, name), (control, "value"))
     return list(made.values())
 
@@ -579,6 +579,7 @@ class FlowExplorer(Refusing, FlowPlayed):
         self.ways.data[3].on_click(lambda trace, points, _: points.point_inds and self.state.set_trait("chosen", points.point_inds[0]))
         self.controls = flow_controls(self.state)
         self.box = w.HBox([self.ways, w.VBox([self.bars, *self.controls, self.said])])
+        self.play()
 
     def picture(self):
         s, figure = self.state, new_figure(7.6, 4.2)

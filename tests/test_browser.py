@@ -241,8 +241,8 @@ def test_anchors_are_added_and_deleted_and_the_last_one_stays(explorer):
 
 
 def controls(page):
-    "Label and tooltip of every control on the page."
-    titled = "e => [e.querySelector('label')?.innerText || e.innerText || e.getAttribute('aria-label'), e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
+    "Label and tooltip of every control on the page; what a slider or a list says itself is no label."
+    titled = "e => [e.matches('.widget-inline-hbox') ? e.querySelector('label')?.innerText.trim() : e.innerText || e.getAttribute('aria-label'), e.querySelector('label')?.title || e.querySelector('[title]')?.title || e.title]"
     kinds = (".widget-inline-hbox:not(.widget-html)", "button.widget-button", "button.widget-toggle-button", "button.widget-upload", "canvas[role=application]")
     return page.evaluate(f"() => [...document.querySelectorAll('{', '.join(f'.jp-OutputArea {kind}' for kind in kinds)}')].map({titled})")
 
@@ -379,9 +379,9 @@ def test_another_plane_is_another_map(playground):
     settled(page, lambda: picture(page), before)
     whole_map(page)
     assert page.locator(".scatterlayer .textpoint").count() == 3
-    page.get_by_label("zones", exact=True).select_option("1")
+    page.get_by_label("zone 1", exact=True).select_option("1")
     page.wait_for_selector("[role=alert] >> text=wanted three different ones")
-    page.get_by_label("zones", exact=True).select_option("0")
+    page.get_by_label("zone 1", exact=True).select_option("0")
     for plane in ("image centres", "by chance"):
         before = whole_map(page)
         field(page, "plane").select_option(plane)
@@ -395,7 +395,7 @@ def test_the_plane_through_three_images_is_drawn_to_its_end(playground):
     page = playground
     field(page, "plane").select_option("three images")
     try:
-        page.get_by_label("images", exact=True).fill("40"); page.keyboard.press("Enter")
+        page.get_by_label("image 1", exact=True).fill("40"); page.keyboard.press("Enter")
         page.locator(".scatterlayer .textpoint", has_text="40").wait_for(state="attached", timeout=15_000)
         page.wait_for_selector("text=225 of 225 images decoded", timeout=15_000)
     finally: field(page, "plane").select_option("label centres")

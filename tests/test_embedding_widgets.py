@@ -101,6 +101,8 @@ def test_a_network_without_labels_can_be_explored(nameless):
     assert explorer.state.chosen == (~explorer.seen.right).nonzero()[:, 0].tolist() and "<table>" in explorer.told.value
     explorer.state.split = "train"
     assert explorer.seen.split == "train" and "60 train images" in explorer.said.value
+    bare = replace(explorer.trained.data, train=replace(explorer.trained.data.train, labels=None))
+    assert "data: got images without labels (those of 'train' are None), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, bare).refused)
     faces = replace(explorer.trained.data, classes=("faces",))
     assert "data: got images without labels (all are faces), wanted labels of at least 2 classes" in str(EmbeddingExplorer(nameless, faces).refused)
 
@@ -347,6 +349,36 @@ def test_a_fit_that_dies_and_that_nobody_wants_any_more_is_no_trouble(sleeping):
         sleeping[-1].process.kill()
         await until(lambda: 'role="alert"' in explorer.said.value)
         assert "UMAP found no places for them" in explorer.said.value and explorer.stop_button.disabled
+
+    asyncio.run(ask())
+
+
+def test_colours_do_not_wait_for_what_takes_its_time(sleeping):
+    "While UMAP is fitted, latents are placed or a split is read, the map that is shown takes other colours, and what is at work is still said."
+    async def ask():
+        explorer, names = EmbeddingExplorer(limit=300), {"class": [str(k) for k in range(10)], "right": ["right", "wrong"]}
+        shown = points(explorer)
+
+        async def colour(name: str, busy) -> None:
+            explorer.state.colour = name
+            await until(lambda: {trace.name for trace in explorer.figure.data} <= set(names[name]))
+            assert busy() and explorer.drawn.children == (explorer.figure,) and torch.equal(points(explorer), shown) and selected_samples(explorer.figure).tolist() == explorer.state.chosen == [1, 2]
+            assert " test images, " not in explorer.said.value and not explorer.stop_button.disabled
+
+        explorer.state.chosen = [1, 2]
+        explorer.state.method = "umap"
+        await until(lambda: explorer.fitting.fit and "UMAP is being fitted" in explorer.said.value)
+        for name in ("right", "class"): await colour(name, lambda: explorer.fitting.fit is sleeping[0] and "UMAP is being fitted" in explorer.said.value)
+        explorer.stop_button.click()
+        await until(lambda: "300 test images" in explorer.said.value)
+        explorer.placing.urgent = explorer.reading.urgent = lambda: True  # all but the first parts wait
+        for trait, value, said in (("feature", "latent", "images placed"), ("split", "train", "train images read")):
+            explorer.state.set_trait(trait, value)
+            await until(lambda: said in explorer.said.value)
+            explorer.state.chosen = [1, 2]
+            for name in ("right", "class"): await colour(name, lambda: said in explorer.said.value)
+        explorer.placing.urgent = explorer.reading.urgent = lambda: False
+        await until(lambda: "300 train images" in explorer.said.value)
 
     asyncio.run(ask())
 

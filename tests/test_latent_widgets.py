@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from traitlets import TraitError
 
 from lzn_nb.data import load_data
 from lzn_nb.embedding_widgets import EmbeddingExplorer
-from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, reading_parts, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
@@ -100,6 +101,10 @@ def test_the_nearest_image_is_the_one_whose_zone_it_is(trained):
 def test_noise_is_the_same_for_the_first(trained):
     for few, many in zip(trained.noises(3, 1), trained.noises(3, 5)): assert torch.equal(few[0], many[0])
     assert not torch.equal(trained.noises(3, 1)[0], trained.noises(4, 1)[0])
+    for q, shape in ((10, (1, 10, 10)), (17, (3, 5, 7))):  # sizes that are no multiples of the blocks of a generator
+        other = SimpleNamespace(centres=torch.zeros(3, q), image=SimpleNamespace(shape=shape))
+        for n in (2, 5):
+            for few, many in zip(Trained.noises(other, 3, 1), Trained.noises(other, 3, n)): assert torch.equal(few[0], many[0]) and many.shape[0] == n and not torch.equal(many[0], many[1])
 
 
 def test_a_training_image_is_read_as_its_label(trained):
@@ -137,9 +142,10 @@ def test_names_are_shown_as_they_are(trained):
 def test_what_does_not_fit_is_a_sentence_in_the_place_of_the_playground(trained):
     from dataclasses import replace
     unlabelled = replace(trained.data, classes=("faces",))
+    bare = {name: replace(trained.data, **{name: replace(getattr(trained.data, name), labels=None)}) for name in ("train", "valid", "test")}
     nobodys = replace(trained.data, train=replace(trained.data.train, labels=torch.full_like(trained.data.train.labels, -1)))
     line = LatentZoningNetwork({"image": ImageType(UNetEncoder(1, 8, 1, width=8, mults=(1,), blocks=1), UNetDecoder(1, 8, latent_dim=1, width=8, mults=(1,), blocks=1), (1, 8, 8), 1), "label": LabelType(10, 1)})
-    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
+    for given, what in (((None, unlabelled), "data: got images without labels .all are faces., wanted labels of 10 classes"), *(((None, data), f"data: got images without labels .those of .*{name}.* are None., wanted labels of 10 classes, those of the network") for name, data in bare.items()), ((None, nobodys), "labels of the training images: got values from -1 to -1, wanted 0 to 9"), ((line,), "got 1 dimension, wanted at least 2 to lay a plane through"), ((None, "folder:/nowhere/at/all"), "/nowhere/at/all")):
         widget = LatentPlayground(*given)
         assert 'role="alert"' in widget.box.value and re.search(what, widget.box.value) and "model_id" in widget._repr_mimebundle_()["application/vnd.jupyter.widget-view+json"], widget.box.value
 
@@ -232,6 +238,12 @@ def test_planes_and_reach_change_the_map(playground):
     assert [corner.value for corner in corners.children] == [7, 8, 9] and 'role="status"' in playground.mapped.value
 
 
+def test_no_two_controls_of_a_playground_have_the_same_label(playground):
+    plane, corners, picked, turn, half = playground.slice_controls
+    labels = [control.description for control in (plane, *corners.children, *picked.children, turn, half, *playground.controls)]
+    assert all(labels) and len(set(labels)) == len(labels), labels
+
+
 def test_images_data_and_chance_lay_planes_too(playground):
     s, (plane, corners, picked, turn, half) = playground.state, playground.slice_controls
     shown = lambda: [box.layout.display != "none" for box in (corners, picked, turn)]
@@ -291,6 +303,33 @@ def test_nobody_is_alarmed_while_a_drawing_is_read():
     found = asyncio.run(sources())
     assert [source for source, _ in found] == ["drawing", "point", "drawing", "label", "label", "drawing", "point", "drawing"], found
     assert [drawn for _, drawn in found] == [source == "drawing" for source, _ in found] and told and not any('role="alert"' in said for said in told)
+
+
+def test_a_drawing_is_read_in_two_parts_and_the_last_one_wins(trained):
+    "What it is read as and its draws are there before the shares; who draws meanwhile gets what belongs to the newest drawing."
+    fresh = [(part.label, part.shares is None, part.written) for part in reading_parts(trained, trained.images[:1])]
+    assert fresh == [(int(trained.labels[0]), True, ""), (int(trained.labels[0]), False, "")] and torch.equal(read_drawing(trained, trained.images[:1]).shares, list(reading_parts(trained, trained.images[:1]))[1].shares)
+    told = []
+
+    async def ask():
+        playground = LatentPlayground(side=1, samples=1)
+        s, digit = playground.state, a_digit(playground.trained)
+        playground.map.now()
+        playground.heard.observe(lambda change: told.append(change.new), "value")
+        s.drawing = digit
+        while not playground.hear.busy: await asyncio.sleep(0.002)
+        assert "is read as <b>4</b>.<" in told[-1] and "reconstruction" in playground.again.value and "agree" not in told[-1] and playground.reading.shares is None
+        while playground.hear.busy: await asyncio.sleep(0.002)
+        shares = playground.reading.shares
+        assert f"of 64 draws from its whole zone {shares[4]:.0%} agree" in told[-1] and "drawing&#x27;s zone" in playground.samples.value
+        assert playground.bars.data[1].visible and playground.bars.data[1].y == pytest.approx(shares.numpy())
+        s.drawing = digit[::-1]
+        while not playground.hear.busy: await asyncio.sleep(0.002)
+        playground.wipe()
+        while playground.hear.busy or playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.002)
+        assert told[-1] == "" and sum("agree" in said for said in told) == 1 and playground.reading is None and not playground.bars.data[1].visible
+
+    asyncio.run(ask())
 
 
 def test_files_are_drawn_or_refused(playground):

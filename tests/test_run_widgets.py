@@ -17,7 +17,7 @@ from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
-from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, zones_in
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -78,6 +78,12 @@ def test_zones_are_those_of_the_newest_checkpoint(tmp_path):
     for step, sign in ((3, 1), (9, -1)): save_checkpoint(tmp_path, step, {"step": step, "average": {"types.label.matrix": sign * matrix}})
     assert torch.allclose(zones_in(tmp_path).anchors, plane_of(-matrix).shadow(-matrix))
     assert monitor.refresh() and monitor.state.saved == 9 and monitor.mapped.children == (monitor.zones,) and len(monitor.zones.data[1].x) == 5
+    assert set(monitor.zones.data[2].text) <= set("01234") and len(monitor.zones.data[2].text) > 1 and [text.get_text() for text in monitor.picture().axes[1].texts] == list(monitor.zones.data[2].text)
+    (tmp_path / "config.json").write_text(json.dumps({"classes": [f"class {k}" for k in range(5)]}))
+    save_checkpoint(tmp_path, 9, {"step": 9, "average": {"types.label.matrix": matrix.flip(0)}})
+    monitor.state.saved = -1
+    assert monitor.refresh() and set(monitor.zones.data[2].text) <= {f"class {k}" for k in range(5)} and len(monitor.zones.data[2].x) == len(monitor.zones.data[2].text) == len(zones_in(tmp_path).owner.unique())
+    for other in ({"classes": ["a"]}, {"classes": 5}, [], None): (tmp_path / "config.json").write_text(json.dumps(other)); assert label_names(tmp_path, 3) == ["0", "1", "2"]
     save_checkpoint(tmp_path, 10, {"step": 10, "average": {"types.image.weight": matrix}})
     assert zones_in(tmp_path) is None and monitor.refresh()  # no labels: the map stays as it was
     (tmp_path / "checkpoints" / "00000011.safetensors").write_bytes(b"nothing")
@@ -193,6 +199,27 @@ def test_panels_are_kept_and_brought_up_to_date(tmp_path):
     monitor.refresh()
     monitor.state.keys = ["loss"]
     assert monitor.figure is first and monitor.drawn.children == (first,) and list(first.data[0].x) == list(range(1, 41)) and first.data[0].y[-1] == 0.05 and first.data[0].mode == "lines"
+
+
+def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, monkeypatch):
+    "What is appended comes; a log that is shorter, or another one, is read anew; a run that goes on at an earlier update forgets what it has overtaken."
+    log(tmp_path, *({"step": k, "loss": 1 / k, "flow": 1.0} for k in range(1, 40_001)))
+    parsed, loads = [], json.loads
+    monkeypatch.setattr(json, "loads", lambda text, **options: parsed.append(text) or loads(text, **options))
+    monitor = TrainingMonitor(tmp_path)
+    first, trace = len(parsed), lambda: monitor.figure.data[0]
+    assert 40_000 <= first < 40_010 and len(trace().x) == 1000 and trace().x[-1] == 40_000 and trace().y[-1] == 1 / 40_000
+    monitor.refresh(); monitor.refresh(anew=True)
+    assert len(parsed) - first < 10
+    log(tmp_path, {"step": 40_001, "loss": 7.0, "flow": 1.0})
+    monitor.refresh()
+    assert len(parsed) - first < 15 and (trace().x[-1], trace().y[-1]) == (40_001, 7.0) and len(trace().x) <= 1000 and len(monitor.lines) == 40_001 and "update 40,001" in monitor.said.value
+    log(tmp_path, {"resumed": 20}, {"step": 21, "loss": 3.0})
+    monitor.refresh()
+    assert list(trace().x) == list(range(1, 22)) and trace().y[-1] == 3.0
+    (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 5.0}\n')
+    monitor.refresh()
+    assert list(trace().x) == [3] and list(trace().y) == [5.0]
 
 
 def test_a_sheet_that_is_a_folder_is_said(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import lzn_nb.runs as runs
-from lzn_nb.runs import (Diary, append_line, compare_runs, describe_machine, final_figures, find_runs, git_revision, note_sitting, open_run,
+from lzn_nb.runs import (Diary, MetricsReader, append_line, compare_runs, describe_machine, final_figures, find_runs, git_revision, note_sitting, open_run,
                          read_metrics, read_sittings, write_atomically, write_metrics)
 
 
@@ -64,6 +64,27 @@ def test_what_was_overtaken_is_forgotten_but_stays_in_the_file(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 6
     write_metrics(tmp_path, resumed=0)
     assert read_metrics(tmp_path) == [] and final_figures(tmp_path) is None
+
+
+def test_a_reader_goes_on_where_it_stopped_and_sees_what_a_new_one_sees(tmp_path):
+    "Also a line that is cut in its midst, one that is written over, a file that is another one, as long as before, and one that is gone."
+    reader, file = MetricsReader(tmp_path), tmp_path / "metrics.jsonl"
+    whole = "".join(json.dumps({"step": k, "note": "é" * k}, ensure_ascii=False) + "\n" for k in range(1, 6)).encode() + b'\n{"st\n{"resumed": 3}\n{"step": 4, "final": true}\n'
+    for end in range(len(whole) + 1):
+        file.write_bytes(whole[:end])
+        assert reader.read() == read_metrics(tmp_path)
+    assert [line["step"] for line in reader.read()] == [1, 2, 3, 4]
+    reader.read().clear()  # what is given away is not what is kept
+    for text in (whole.replace(b'"final": true', b'"final": 1234'), whole[:40], b"", b'{"step": 9}\n'): file.write_bytes(text); assert reader.read() == read_metrics(tmp_path)
+    with file.open("a") as more: more.write("words\n")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="metrics: line 2 of .* is no record of a run"): reader.read()
+    file.write_text('{"step": 9}\n{"step": 10}\n')
+    assert [line["step"] for line in reader.read()] == [9, 10]
+    file.unlink()
+    assert reader.read() == []
+    file.write_text('{"step": 1}\n')
+    assert reader.read() == [{"step": 1}]
 
 
 def test_only_a_cut_line(tmp_path):

@@ -410,6 +410,12 @@ def test_moments_samples_and_solvers():
     assert flow.state.frame == 3 and flow.ways.layout.title.text == "t = 0.075"
 
 
+def test_no_two_controls_have_the_same_label():
+    for controls in (FlowExplorer(SQUARE, samples=4).controls, [*(zones := ZoneExplorer(SQUARE, draws=2)).controls, *zones.fields, zones.add_button, zones.delete_button]):
+        labels = [control.description for control in controls]
+        assert all(labels) and len(set(labels)) == len(labels), labels
+
+
 def test_it_plays_there_and_back_until_it_is_stopped():
     async def ask():
         flow, seen = FlowExplorer(SQUARE, samples=4, frame=38), []
@@ -423,8 +429,15 @@ def test_it_plays_there_and_back_until_it_is_stopped():
         last = len(seen)
         await asyncio.sleep(0.3)
         assert len(seen) == last
+        begun = FlowExplorer(SQUARE, samples=4, playing=True)
+        for _ in range(200):
+            if begun.state.frame > 2: break
+            await asyncio.sleep(0.05)
+        assert begun.state.frame > 2 and begun.controls[0].value
+        begun.state.playing = False
 
     asyncio.run(ask())
+    assert FlowExplorer(SQUARE, samples=4, playing=True).state.frame == 0
     still = FlowExplorer(SQUARE, samples=4)
     still.state.playing = True
     assert still.state.frame == 0  # nobody to play for
@@ -451,6 +464,9 @@ def test_numbers_that_are_not_finite_are_named_and_what_was_there_stays(value):
         assert explorer.controls[k].value == 0.25
         assert re.fullmatch(f"{name}: got {value}, wanted a number {limits}", str(said(ZoneExplorer(SQUARE, **{name: value}))))
     with pytest.raises(TraitError, match="a number from 0 to 5"): explorer.state.weights = [value, 1.0, 1.0, 1.0]
+    for beyond in (6.0, -1, 10**400):
+        with pytest.raises(TraitError, match="^The 'weights' trait of .* which expected a number from 0 to 5, not the (float|int) "): explorer.state.weights = [beyond, 1.0, 1.0, 1.0]
+        with pytest.raises(TraitError, match=f"^alpha: got {beyond}, wanted a number from 0 to 2$"): explorer.state.alpha = beyond
     assert explorer.state.weights == [1.0] * 4
 
 

@@ -3,6 +3,7 @@ import base64
 import builtins
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lzn_nb.plots import figure_png
-from lzn_nb.zone_plots import (AssignmentCurves, Plane, assignment_curves, at_times, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
-                               plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts)
+from lzn_nb.zone_plots import (AssignmentCurves, Plane, ZoneMap, assignment_curves, at_times, cell_middles, chances_at, draw_assignment, draw_paths, draw_posterior, draw_zones, map_picture, margin, owners, paths_back, paths_forward, plane_of,
+                               plotly_assignment, plotly_paths, plotly_posterior, plotly_zones, rgb, zone_colours, zone_map, zone_map_parts, zone_places)
 from lzn_nb.zones import LatentZones
 
 
@@ -43,7 +44,7 @@ def test_the_plane_of_two_dimensions_is_not_turned_and_lines_span_none():
 # -- maps ---------------------------------------------------------------------------------------
 def test_a_map_says_of_each_point_what_the_zones_say(zones):
     state = zone_map(zones, half=3.0, side=31, time=0.5, latents=(z := normal(9, 2)))
-    line = torch.linspace(-3, 3, 31)
+    line = (torch.arange(31) - 15) * 6 / 31
     for row, column in ((0, 0), (3, 20), (30, 7), (15, 15)):
         point = torch.tensor([[line[column], line[row]]])
         owner, probability = owners(zones, point, 0.5)
@@ -58,6 +59,17 @@ def test_of_two_anchors_the_border_is_the_middle_and_the_probability_known():
     assert (state.owner[:, :20] == 1).all() and (state.owner[:, 20:] == 0).all()
     assert torch.allclose(state.probability, state.probability.flip(1), atol=1e-5) and torch.allclose(state.probability, state.probability[:1].expand(40, -1), atol=1e-5)
     assert torch.allclose(owners(zones, normal(5, 2), 0.0)[1], torch.full((5,), 0.5)) and torch.equal(owners(zones, normal(5, 2), 1.0)[1], torch.ones(5))
+
+
+def test_a_cell_of_the_picture_shows_what_lies_in_its_middle():
+    "The picture fills the map to its rim, so that the line between two zones lies where it belongs."
+    zones = LatentZones(torch.tensor([[1.0, 0.0], [3.0, 0.0]]), steps=40)
+    state = zone_map(zones, half=2.0, side=8)
+    assert torch.allclose(cell_middles(2.0, 4), torch.tensor([-1.5, -0.5, 0.5, 1.5]))
+    middles = torch.cartesian_prod(cell_middles(2.0, 8), cell_middles(2.0, 8)).flip(1)
+    assert torch.equal(state.owner.flatten(), zones.decode(middles)) and torch.allclose(state.probability.flatten(), owners(zones, middles, 0.5)[1], atol=1e-6)
+    image = draw_zones(state).axes[0].images[0]
+    assert image.get_extent() == [-2, 2, -2, 2] and image.get_array().shape[:2] == (8, 8)
 
 
 def test_probability_grows_with_time(zones):
@@ -76,7 +88,7 @@ def test_a_slice_is_made_of_points_of_the_space():
     zones = LatentZones(normal(8, 6), steps=10)
     plane = plane_of(zones.anchors, through=normal(6, seed=5))
     state = zone_map(zones, plane=plane, half=2.0, side=11)
-    assert int(state.owner[2, 9]) == int(zones.decode(plane.points(torch.tensor([[-2 + 0.4 * 9, -2 + 0.4 * 2]])).float()))
+    assert int(state.owner[2, 9]) == int(zones.decode(plane.points(torch.tensor([[-2 + 4 / 11 * 9.5, -2 + 4 / 11 * 2.5]])).float()))
 
 
 def test_the_picture_has_borders_and_stands_upright(zones):
@@ -92,11 +104,29 @@ def test_the_picture_has_borders_and_stands_upright(zones):
 def test_both_kinds_show_the_state(zones):
     state = zone_map(zones, side=24, latents=normal(7, 2))
     figure = plotly_zones(state, "zones")
-    latents, anchors = figure.data
-    assert torch.allclose(torch.tensor([anchors.x, anchors.y]).T, state.anchors) and torch.allclose(torch.tensor([latents.x, latents.y]).T, state.latents) and list(latents.customdata) == state.belong.tolist()
+    latents, anchors, names = figure.data
+    assert torch.allclose(torch.tensor([anchors.x, anchors.y]).T, state.anchors) and torch.allclose(torch.tensor([latents.x, latents.y]).T, state.latents) and list(latents.customdata) == [str(k) for k in state.belong.tolist()] and not names.text
     picture = Image.open(io.BytesIO(base64.b64decode(figure.layout.images[0].source.split(",")[1])))
     assert picture.size == (24, 24) and picture.getpixel((0, 0)) == tuple((255 * map_picture(state)[0, 0]).round().int().tolist())
     assert figure_png(draw_zones(state, "zones")) == figure_png(draw_zones(state, "zones")) != figure_png(draw_zones(zone_map(zones, side=24, time=0.1, latents=normal(7, 2)), "zones"))
+
+
+def test_names_are_written_into_the_zones_that_are_shown():
+    "Each in its own zone, also where that is bent around another, in both kinds; of forty zones in many dimensions only those that the plane meets."
+    many = LatentZones(2 * normal(40, 32), steps=10)
+    state = zone_map(many, half=6.0, side=40, time=0.2, names=[f"<{k}$" for k in range(40)])
+    shown, places = zone_places(state)
+    assert shown.tolist() == state.owner.unique().tolist() and 3 < len(shown) < 40
+    assert torch.equal(many.decode(plane_of(many.anchors).points(places)), shown)
+    paper, screen = [text for text in draw_zones(state).axes[0].texts], plotly_zones(state).data[2]
+    assert [text.get_text() for text in paper] == [rf"<{k}\$" for k in shown] and torch.allclose(torch.tensor([text.get_position() for text in paper]), places)
+    assert list(screen.text) == [f"&lt;{k}&#36;" for k in shown] and torch.allclose(torch.tensor([screen.x, screen.y]).T, places) and screen.mode == "text"
+    ring = torch.zeros(9, 9, dtype=torch.long)
+    ring[1:8, 1:8] = 1
+    _, places = zone_places(ZoneMap(9.0, 0.5, ring, torch.ones(9, 9), normal(2, 2), normal(0, 2), torch.zeros(0)))
+    assert float(places[0].abs().max()) == pytest.approx(8) and torch.allclose(places[1], torch.zeros(2), atol=1e-5)
+    assert not draw_zones(replace(state, names=None)).axes[0].texts
+    with pytest.raises(ValueError, match="names: got 2, wanted 40, one for each zone"): replace(state, names=["a", "b"])
 
 
 def test_a_map_in_parts_is_the_map(zones):
@@ -143,6 +173,15 @@ def test_ways_move_on_the_screen_and_stand_on_paper(zones):
     axis = draw_paths(paths).axes[0]
     assert torch.allclose(torch.as_tensor(axis.lines[0].get_xydata()).float(), paths.positions[:, 0])
     for moment in (0, 5): assert torch.allclose(torch.as_tensor(draw_paths(paths, moment=moment).axes[0].lines[2].get_xydata()).float(), paths.positions[moment, :1])
+
+
+def test_ways_play_forth_and_back_from_where_they_are(zones):
+    for paths in (paths_forward(zones, normal(4, 2), frames=6), paths_back(zones, [0, 1], normal(2, 2), frames=6)):
+        figure = plotly_paths(paths)
+        back, play, stop = figure.layout.updatemenus[0].buttons
+        for button, label, way in ((back, "◀ back", "reverse"), (play, "▶ play", "forward")):
+            assert button.label == label and button.args[0] is None and (button.args[1]["direction"], button.args[1]["fromcurrent"], button.args[1]["mode"]) == (way, True, "immediate")
+        assert list(stop.args[0]) == [None] and torch.allclose(torch.tensor([figure.data[2].x, figure.data[2].y]).T, paths.positions[0])
 
 
 # -- when it is decided ---------------------------------------------------------------------------
@@ -208,6 +247,12 @@ def test_without_plotly_it_is_said_what_is_missing(zones, monkeypatch):
 def test_a_plane_keeps_what_it_is_given():
     plane = Plane(torch.zeros(3), torch.eye(3)[:2])
     assert torch.equal(plane.shadow(torch.tensor([[1.0, 2.0, 3.0]])), torch.tensor([[1.0, 2.0]]))
+
+
+@pytest.mark.parametrize("axes, words", [(2 * torch.eye(3)[:2], "got lengths 2 and 2 and a product of 0, wanted lengths of 1 and right angles"), (torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]), "got lengths 1 and 1 and a product of 0.6"), (torch.eye(3)[:2] / 0, "got lengths nan"),
+                                         (torch.eye(3), r"got torch.float32 of shape \[3, 3\], wanted a tensor \[2,q\]"), ([[1.0, 0], [0, 1.0]], "got list")])
+def test_axes_that_are_skew_or_scaled_are_refused(axes, words):
+    with pytest.raises(ValueError, match="^axes: " + words): Plane(torch.zeros(3), axes)
 
 
 def test_chances_begin_with_the_weights_and_end_with_the_owner():
