@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'label_names', 'zones_in', 'RunProcess', 'start_run',
            'run_state', 'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'thinned', 'draw_run',
-           'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView', 'TrainingMonitor']
+           'title_panels', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
+           'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
 import asyncio
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from .checkpoints import checkpoint_paths
 from .flow import check_between
-from .plots import COLOURS, as_text, curve, curve_names, new_figure
+from .plots import COLOURS, as_screen_text, as_text, curve, curve_names, new_figure
 from .runs import MetricsReader, read_metrics, read_settings
 from .screen_plots import line_mode, plotly_training_curves
 from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
@@ -161,6 +162,13 @@ def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | N
     for axis, draw in zip(right[0].subplots(len(shown), 1, squeeze=False)[:, 0] if shown else (), shown): draw(axis); axis.set_axis_off()
     return figure
 
+# %% ../nbs/10a_run_widgets.ipynb #4f0b7d21
+def title_panels(figure, names: Sequence[str]) -> None:
+    "Let the panels of the figure be those of other curves, each seen whole."
+    for trace, title, name in zip(figure.data, figure.layout.annotations, map(as_screen_text, names)):
+        trace.name, title.text, trace.hovertemplate = name, name, f"%{{y:.4g}}<extra>{name}</extra>"
+    figure.update_yaxes(autorange=True)
+
 # %% ../nbs/10a_run_widgets.ipynb #ec93258a
 class RunFigures:
     "Curves, samples and zones of the run in the folder `out`."
@@ -169,8 +177,7 @@ class RunFigures:
         w, self.out, self.log, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), MetricsReader(out), [], [], [], None, {}
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
-        self.drawn, self.mapped = (w.VBox(layout={"min_width": size}) for size in ("505px", "345px"))
-        self.drawn.children = [self.figure]
+        self.drawn, self.mapped = w.VBox([self.figure], layout={"min_width": "505px"}), w.VBox(layout={"min_width": "345px"})
         self.samples = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"})
 
     def show_curves(self, lines: Sequence[dict]) -> None:
@@ -180,10 +187,11 @@ class RunFigures:
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
         drawn = {name: thinned(*curve(lines, name)) for name in names}
-        if tuple(names) not in self.figures: self.figures[tuple(names)] = graph_objects().FigureWidget(plotly_training_curves([{"step": step, name: value} for name in names for step, value in zip(*drawn[name])], names, upright=True))  # kept: to make one takes longest
-        if names != self.names: self.names, self.figure = names, self.figures[tuple(names)]; self.drawn.children = [self.figure]
-        with self.figure.batch_update():
-            for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = drawn[name], line_mode(drawn[name][0])
+        if len(names) not in self.figures: self.figures[len(names)] = graph_objects().FigureWidget(plotly_training_curves([{"step": step, name: value} for name in names for step, value in zip(*drawn[name])], names, upright=True))  # one for so many panels: to make it, and send it to the browser, takes longest
+        with (shown := self.figures[len(names)]).batch_update():
+            if names != self.names: self.names = names; title_panels(shown, names)
+            for trace, name in zip(shown.data, names): (trace.x, trace.y), trace.mode = drawn[name], line_mode(drawn[name][0])
+        if shown is not self.figure: self.figure, self.drawn.children = shown, [shown]
 
     def show_zones(self) -> None:
         "Bring the map up to date, if the newest checkpoint has one."

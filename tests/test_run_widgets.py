@@ -188,17 +188,24 @@ def test_a_damaged_sheet_is_said_and_the_one_before_stays(tmp_path, cut, why):
         with pytest.raises(ValueError, match="^" + re.escape(f"sheet: {why}")): draw_run([], sheet=cut(whole))
 
 
-def test_panels_are_kept_and_brought_up_to_date(tmp_path):
-    "A choice made before shows the same figure, with what has come since; marks go when there are many points."
+def test_panels_are_kept_and_filled_with_other_curves(tmp_path):
+    "As many curves are shown in the same figure, by their names and seen whole; more of them in another, kept likewise. Marks go when there are many points."
     log(tmp_path, {"step": 1, "loss": 2.0, "flow": 1.0})
     monitor = TrainingMonitor(tmp_path, keys=["loss"])
     first = monitor.figure
+    assert first.data[0].mode == "lines+markers" and first.layout.annotations[0].text == first.data[0].name == "loss"
+    first.layout.yaxis.range = (0, 1)  # somebody looks closer
     monitor.state.keys = ["flow"]
-    assert monitor.figure is not first and monitor.drawn.children == (monitor.figure,) and first.data[0].mode == "lines+markers"
+    assert monitor.figure is first and list(first.data[0].y) == [1.0] and first.layout.annotations[0].text == first.data[0].name == "flow" and "flow" in first.data[0].hovertemplate and first.layout.yaxis.autorange
+    monitor.state.keys = ["flow", "loss"]
+    both = monitor.figure
+    assert both is not first and monitor.drawn.children == (both,) and [title.text for title in both.layout.annotations] == ["flow", "loss"] and [list(trace.y) for trace in both.data] == [[1.0], [2.0]]
     log(tmp_path, *({"step": k, "loss": 2.0 / k, "flow": 1.0} for k in range(2, 41)))
     monitor.refresh()
     monitor.state.keys = ["loss"]
     assert monitor.figure is first and monitor.drawn.children == (first,) and list(first.data[0].x) == list(range(1, 41)) and first.data[0].y[-1] == 0.05 and first.data[0].mode == "lines"
+    monitor.state.keys = ["loss", "flow"]
+    assert monitor.figure is both and [title.text for title in both.layout.annotations] == ["loss", "flow"] and both.data[0].y[-1] == 0.05
 
 
 def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, monkeypatch):
