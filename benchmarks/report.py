@@ -289,7 +289,7 @@ def joint_study(result: dict) -> str:
     rows = [[name, *(spread_of([run[key] for run in runs], names[key][1]) if key in runs[0] else "–" for key in known)] for name, runs in result["rows"].items()]
     return (f"The joint scenario, preset {p['preset']}, one setting changed at a time; as it is: the centres of zones aligned at a sharpness of {p['sharpness']:g}, cut-off {p['cutoff']:.0%}, batch {p['batch']}, latent {p['latent_dim']}, α = 1. {p['data']}; {p['steps']:,} updates. "
             f"Accuracy (%) on the *validation* split by how many images share the space (all training: each joins the zones of up to 10,000 training images alone) and by α; the share of {p['drawn']} drawn images that are of the class asked for (%), "
-            f"their proxy-FID, reconstruction of 200 images; {count(p['seeds'], 'seed')}, mean ± standard deviation.\n\n{grid(['', *(names[key][0] for key in known)], rows)}")
+            f"their proxy-FID, reconstruction of 200 images; {count(p['seeds'], 'seed')}, mean ± standard deviation.{' These three: ' + p['these three'] + '.' if 'these three' in p else ''}\n\n{grid(['', *(names[key][0] for key in known)], rows)}")
 
 
 # -- all -------------------------------------------------------------------------------------------

@@ -131,21 +131,20 @@ def grid_places(half: float, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def slice_parts(trained: Trained, plane: Plane, noise: Tensor, *, half: float = 4.0, side: int = 15, steps: int = 4, time: float = 0.3, rows: int = 2) -> Iterator[LatentSlice]:
-    """The map of a `plane`, more and more complete: first whose zones lie there, then `rows` rows of images at a time.
+def slice_parts(trained: Trained, plane: Plane, noise: Tensor, *, half: float = 4.0, side: int = 15, steps: int = 4, time: float = 0.3, part: int = 30) -> Iterator[LatentSlice]:
+    """The map of a `plane`, more and more complete: first whose zones lie there, then `part` images at a time, row by row.
 
     Images begin with `noise` `[1,c,h,w]` and take `steps` evaluations. `ValueError` for numbers out of range.
     """
-    check_count("side", side, 100); check_count("rows", rows); check_between("half", half, 0.0)
+    check_count("side", side, 100); check_count("part", part); check_between("half", half, 0.0)
     check_time(time)
     places = grid_places(half, side)
     z = plane.points(places.flatten(0, 1)).to(trained.centres)
     owner, probability = owners(trained.label_zones, z, time)
     images, seen = torch.zeros(0, *trained.image.shape), (places, owner.reshape(side, side).cpu(), probability.reshape(side, side).cpu())
     yield LatentSlice(plane, half, time, *seen, images)
-    for start in range(0, len(z), rows * side):
-        part = slice(start, start + rows * side)
-        drawn = trained.network.decode("image", z[part], known={"label": owner[part]}, noise=noise.expand(len(z[part]), -1, -1, -1), steps=steps)
+    for some, whose in zip(z.split(part), owner.split(part)):
+        drawn = trained.network.decode("image", some, known={"label": whose}, noise=noise.expand(len(some), -1, -1, -1), steps=steps)
         images = torch.cat([images, drawn.cpu().float()])
         yield LatentSlice(plane, half, time, *seen, images)
 

@@ -225,11 +225,11 @@ class PlacedLatents(ShownLatents):
 class MappedLatents(PlacedLatents):
     "How a playground draws its map, and leaves it."
     def map_parts(self) -> Iterator[None]:
-        "Draw the map, a few rows at a time, and say how far it is."
+        "Draw the map, a few images at a time, and say how far it is."
         s, classes = self.state, self.trained.classes
         corners = [(classes[k], self.trained.centres[k]) for k in s.corners] if s.plane == "zones" else [(str(k), self.trained.image_centres[k]) for k in s.picked] if s.plane == "images" else []
-        for self.slice in slice_parts(self.trained, plane_for(self.trained, s.plane, s.which), self.trained.noises(s.seed, 1)[1], half=s.half, side=self.side, time=s.time, rows=1):
-            fill_slice(self.figure, self.slice, classes, corners)
+        for self.slice in slice_parts(self.trained, plane_for(self.trained, s.plane, s.which), self.trained.noises(s.seed, 1)[1], half=s.half, side=self.side, time=s.time, part=5):
+            if (done := len(self.slice.images)) // self.side > (done - 5) // self.side: fill_slice(self.figure, self.slice, classes, corners)  # a row more; in between, it would take as long as the images
             self.tell_map("" if len(self.slice.images) == self.side**2 else " …")
             yield
         up_to_date(self.figure)
@@ -240,7 +240,10 @@ class MappedLatents(PlacedLatents):
 
     def stop_map(self) -> None:
         "Leave the map as far as it is."
-        if self.map.busy: self.map.stop(); self.tell_map(", then stopped"); up_to_date(self.figure)
+        if not self.map.busy: return
+        self.map.stop(); self.tell_map(", then stopped")
+        if len(self.slice.images): fill_slice(self.figure, self.slice, self.trained.classes)
+        up_to_date(self.figure)
 
 # %% ../nbs/10b_latent_widgets.ipynb #701d0e01
 def told_more(written: str, told: Sequence) -> str:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'label_names', 'zones_in', 'RunProcess', 'start_run',
            'run_state', 'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'thinned', 'draw_run',
-           'title_panels', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
+           'title_panels', 'RunCurves', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
            'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import html
 import io
+import math
 import os
 import stat
 import subprocess
@@ -20,6 +21,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import torch
 
 from .checkpoints import checkpoint_paths
 from .flow import check_between
@@ -143,9 +146,14 @@ def curves_to_show(known: Sequence[str], keys: Sequence[str] = ()) -> list[str]:
 
 
 def thinned(steps: list[int], values: list[float], most: int = 1000) -> tuple[list[int], list[float]]:
-    "Every k-th point of a curve, counted from its last, so that there are at most as many: a screen shows no more."
-    k = max(1, -(-len(steps) // most))
-    return steps[::-k][::-1], values[::-k][::-1]
+    "The least and the greatest point of each stretch of a curve, and its last, so that there are at most as many: a screen shows no more. Stretches keep their places while the curve grows."
+    if (n := len(steps)) <= most: return steps, values
+    size = 2 ** math.ceil(math.log2(2 * n / (most - 3)))  # of a stretch
+    y = torch.tensor(values[:n // size * size], dtype=torch.float64).reshape(-1, size)
+    rest = range(n // size * size, n)
+    ends = [f(rest, key=values.__getitem__) for f in (min, max)] if len(rest) else []
+    kept = sorted({*ends, n - 1, *(torch.stack([y.argmin(1), y.argmax(1)]) + size * torch.arange(len(y))).flatten().tolist()})
+    return [steps[k] for k in kept], [values[k] for k in kept]
 
 # %% ../nbs/10a_run_widgets.ipynb #ac6c72f8
 def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | None = None, sheet: bytes = b""):
@@ -169,12 +177,30 @@ def title_panels(figure, names: Sequence[str]) -> None:
         trace.name, title.text, trace.hovertemplate = name, name, f"%{{y:.4g}}<extra>{name}</extra>"
     figure.update_yaxes(autorange=True)
 
+# %% ../nbs/10a_run_widgets.ipynb #4f0b7d22
+class RunCurves:
+    "The curves of a run whose log grows: only what is new of it is looked through."
+    lines, known = (), ()  # of the log, and names of the curves in them
+    def grow(self, lines: list[dict]) -> None:
+        "The lines of the log, more than before if the last one before is still in its place; else all is begun anew."
+        seen = len(self.lines)
+        if not seen or len(lines) < seen or lines[seen - 1] is not self.lines[-1]: seen, self.known, self.found = 0, [], {}
+        self.known = self.known + [name for name in curve_names(lines[seen:]) if name not in self.known]
+        self.lines = lines
+
+    def whole(self, name: str) -> tuple[list[int], list[float]]:
+        "The `curve` of that name in all lines."
+        done, steps, values = self.found.get(name, (0, [], []))
+        more = curve(self.lines[done:], name)
+        self.found[name] = len(self.lines), steps + more[0], values + more[1]
+        return self.found[name][1:]
+
 # %% ../nbs/10a_run_widgets.ipynb #ec93258a
-class RunFigures:
+class RunFigures(RunCurves):
     "Curves, samples and zones of the run in the folder `out`."
     offer = staticmethod(lambda known: None)  # tells the names of curves that there are
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
-        w, self.out, self.log, self.names, self.known, self.lines, self.mapped_zones, self.figures = ipywidgets(), Path(out), MetricsReader(out), [], [], [], None, {}
+        w, self.out, self.log, self.names, self.mapped_zones, self.figures = ipywidgets(), Path(out), MetricsReader(out), [], None, {}
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = w.VBox([self.figure], layout={"min_width": "505px"}), w.VBox(layout={"min_width": "345px"})
@@ -182,11 +208,11 @@ class RunFigures:
 
     def show_curves(self, lines: Sequence[dict]) -> None:
         "Bring the panels up to date, those that are asked for, or the first four."
-        self.lines, self.known, names = lines, (known := curve_names(lines)), curves_to_show(known, self.state.keys)
-        self.offer(self.known)
+        self.grow(lines); self.offer(self.known)
+        names = curves_to_show(self.known, self.state.keys)
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
-        drawn = {name: thinned(*curve(lines, name)) for name in names}
+        drawn = {name: thinned(*self.whole(name)) for name in names}
         if len(names) not in self.figures: self.figures[len(names)] = graph_objects().FigureWidget(plotly_training_curves([{"step": step, name: value} for name in names for step, value in zip(*drawn[name])], names, upright=True))  # one for so many panels: to make it, and send it to the browser, takes longest
         with (shown := self.figures[len(names)]).batch_update():
             if names != self.names: self.names = names; title_panels(shown, names)

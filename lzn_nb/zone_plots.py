@@ -33,7 +33,8 @@ class Plane:
     axes: Tensor
 
     def __post_init__(self):
-        if not isinstance(self.axes, Tensor) or self.axes.ndim != 2 or len(self.axes) != 2: raise ValueError(f"axes: got {came(self.axes)}, wanted a tensor [2,q]")
+        if not isinstance(self.axes, Tensor) or self.axes.ndim != 2 or len(self.axes) != 2 or not self.axes.is_floating_point(): raise ValueError(f"axes: got {came(self.axes)}, wanted a floating tensor [2,q]")
+        if not isinstance(self.origin, Tensor) or self.origin.shape != self.axes.shape[1:]: raise ValueError(f"origin: got {came(self.origin)}, wanted a tensor [{self.axes.shape[1]}], as long as the axes")
         lengths, product = self.axes.norm(dim=1).tolist(), float(self.axes[0] @ self.axes[1])
         if not max(abs(product), *(abs(length - 1) for length in lengths)) < 1e-3: raise ValueError(f"axes: got lengths {lengths[0]:.4g} and {lengths[1]:.4g} and a product of {product:.4g}, wanted lengths of 1 and right angles")
 

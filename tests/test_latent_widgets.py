@@ -76,7 +76,7 @@ def test_planes_that_cannot_be_laid_are_named(trained, given, what):
 
 def test_a_map_is_completed_from_the_top(trained):
     _, noise = trained.noises(0, 1)
-    parts = list(slice_parts(trained, plane_for(trained, "origin"), noise, side=5, rows=2, half=2.0))
+    parts = list(slice_parts(trained, plane_for(trained, "origin"), noise, side=5, part=10, half=2.0))
     assert [len(part.images) for part in parts] == [0, 10, 20, 25] and parts[0].places[0, 0].tolist() == pytest.approx([-1.6, 1.6]) and parts[0].places[-1, -1].tolist() == pytest.approx([1.6, -1.6])
     last = parts[-1]
     z = last.plane.points(last.places[1, 3][None])
@@ -87,7 +87,7 @@ def test_a_map_is_completed_from_the_top(trained):
     assert torch.equal(grid_places(1.0, 2), torch.tensor([[[-0.5, 0.5], [0.5, 0.5]], [[-0.5, -0.5], [0.5, -0.5]]]))
 
 
-@pytest.mark.parametrize("given, what", [({"side": 0}, "side: got 0"), ({"half": 0.0}, "half: got 0"), ({"time": 2.0}, "time: got 2"), ({"rows": 0}, "rows: got 0")])
+@pytest.mark.parametrize("given, what", [({"side": 0}, "side: got 0"), ({"half": 0.0}, "half: got 0"), ({"time": 2.0}, "time: got 2"), ({"part": 0}, "part: got 0")])
 def test_maps_that_cannot_be_drawn_are_named(trained, given, what):
     with pytest.raises(ValueError, match=what): next(slice_parts(trained, plane_for(trained, "origin"), trained.noises(0, 1)[1], **given))
 
@@ -366,7 +366,7 @@ def test_what_was_asked_for_goes_before_the_images_of_the_map(name, value):
         if name == "u": playground.state.half = 2.0
         setattr(playground.state, name, value)
         while playground.map.busy: await asyncio.sleep(0.01)
-        assert order == [0, "place", 6, 12, 18, 24, 30, 36]
+        assert order == [0, "place", 5, 10, 15, 20, 25, 30, 35, 36]
 
     asyncio.run(ask())
 
@@ -405,7 +405,7 @@ def test_the_first_map_is_drawn_as_any_other():
         third = LatentPlayground(side=6, samples=1)
         while len(third.slice.images) < 12: await asyncio.sleep(0.001)
         third.stop_button.click()
-        assert re.search(r"\b(12|18|24|30) of 36 images decoded, then stopped", third.mapped.value)
+        assert re.search(r"\b(15|20|25|30|35) of 36 images decoded, then stopped", third.mapped.value)
         for playground in (one, other, third): assert playground.figure._widget_layout["images"][0]["source"] == seen_map(playground)  # for pages that open later
         assert base64.b64decode(third._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")  # as far as it is
 

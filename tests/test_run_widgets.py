@@ -17,7 +17,7 @@ from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
-from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, zones_in
+from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, thinned, zones_in
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -215,7 +215,7 @@ def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, mo
     monkeypatch.setattr(json, "loads", lambda text, **options: parsed.append(text) or loads(text, **options))
     monitor = TrainingMonitor(tmp_path)
     first, trace = len(parsed), lambda: monitor.figure.data[0]
-    assert 40_000 <= first < 40_010 and len(trace().x) == 1000 and trace().x[-1] == 40_000 and trace().y[-1] == 1 / 40_000
+    assert 40_000 <= first < 40_010 and 500 < len(trace().x) <= 1000 and trace().x[-1] == 40_000 and trace().y[-1] == 1 / 40_000
     monitor.refresh(); monitor.refresh(anew=True)
     assert len(parsed) - first < 10
     log(tmp_path, {"step": 40_001, "loss": 7.0, "flow": 1.0})
@@ -227,6 +227,21 @@ def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, mo
     (tmp_path / "metrics.jsonl").write_text('{"step": 3, "loss": 5.0}\n')
     monitor.refresh()
     assert list(trace().x) == [3] and list(trace().y) == [5.0]
+
+
+def test_what_is_thinned_keeps_every_extreme_in_its_place_while_it_grows():
+    "A spike is seen however long the curve has become, beginning and end as well; and no more than asked for."
+    values = [1.0 + k % 7 / 100 for k in range(3000)]
+    values[1000], values[1700] = 50.0, -9.0
+    before = None
+    for n in range(2490, 2530):
+        steps, shown = thinned(list(range(1, n + 1)), values[:n])
+        assert len(steps) <= 1000 and steps == sorted(set(steps)) and (steps[-1], shown[-1]) == (n, values[n - 1])
+        assert [step for step, value in zip(steps, shown) if abs(value - 1) > 1] == [1001, 1701] and all(values[step - 1] == value for step, value in zip(steps, shown))
+        assert before is None or steps[:600] == before
+        before = steps[:600]
+    assert thinned([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+    for n in (1001, 1995, 4096, 100_000): assert 250 < len(thinned(list(range(n)), [float(k % 97) for k in range(n)])[0]) <= 1000
 
 
 def test_a_sheet_that_is_a_folder_is_said(tmp_path):

@@ -250,9 +250,13 @@ def test_a_plane_keeps_what_it_is_given():
 
 
 @pytest.mark.parametrize("axes, words", [(2 * torch.eye(3)[:2], "got lengths 2 and 2 and a product of 0, wanted lengths of 1 and right angles"), (torch.tensor([[1.0, 0, 0], [0.6, 0.8, 0]]), "got lengths 1 and 1 and a product of 0.6"), (torch.eye(3)[:2] / 0, "got lengths nan"),
-                                         (torch.eye(3), r"got torch.float32 of shape \[3, 3\], wanted a tensor \[2,q\]"), ([[1.0, 0], [0, 1.0]], "got list")])
+                                         (torch.eye(3), r"got torch.float32 of shape \[3, 3\], wanted a floating tensor \[2,q\]"), (torch.eye(3, dtype=torch.long)[:2], r"got torch.int64 of shape \[2, 3\], wanted a floating"), ([[1.0, 0], [0, 1.0]], "got list")])
 def test_axes_that_are_skew_or_scaled_are_refused(axes, words):
     with pytest.raises(ValueError, match="^axes: " + words): Plane(torch.zeros(3), axes)
+
+
+def test_an_origin_elsewhere_is_refused():
+    with pytest.raises(ValueError, match=r"^origin: got torch.float32 of shape \[2\], wanted a tensor \[3\]"): Plane(torch.zeros(2), torch.eye(3)[:2])
 
 
 def test_chances_begin_with_the_weights_and_end_with_the_owner():
