@@ -330,10 +330,10 @@ class DrawnEmbedding(PaintedEmbedding):
         if error or s.split in self.splits: self.reading.stop(); self.being_read = None
         elif s.split != self.being_read: self.being_read, self.left = s.split, ""; self.reading()
         if error or s.split not in self.splits: self.placing.stop()
-        try: made = self.asked() if not error and s.split in self.splits else None
+        try:
+            if not error and s.split in self.splits and (made := self.asked()): self.show_map(made)
         except FAULTS as wrong: error = wrong
-        if made: self.show_map(made)
-        elif self.figure is not self.figures.get(s.colour): self.paint(); self.mark()
+        if not made and self.figure is not self.figures.get(s.colour): self.paint(); self.mark()
         self.stop_button.disabled = self.fitting.fit is None and not self.reading.busy and not self.placing.busy
         if error: self.said.value = sentence(error)
 

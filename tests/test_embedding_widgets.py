@@ -524,3 +524,11 @@ def test_a_notebook_gets_the_widget_and_a_picture(explorer):
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
     explorer.state.chosen = []
     assert base64.b64decode(explorer._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")
+
+
+def test_a_map_that_cannot_be_shown_is_said(monkeypatch):
+    explorer = EmbeddingExplorer(limit=20)
+    def ill(*_): raise ValueError("map: got one that is ill, wanted another")
+    monkeypatch.setattr(embedding_widgets, "fill_embedding", ill)
+    explorer.redraw()
+    assert 'role="alert"' in explorer.said.value and "map: got one that is ill" in explorer.said.value
