@@ -83,7 +83,7 @@ class MetricsReader:
         "What `read_metrics` gives."
         (which, end, place, number, records), self.seen = self.seen, (None, b"", 0, 0, [])  # what fails is read anew
         try: file = self.file.open("rb")
-        except FileNotFoundError: return []
+        except (FileNotFoundError, NotADirectoryError): return []
         with file:
             status = os.fstat(file.fileno())
             file.seek(place - len(end))
