@@ -24,7 +24,7 @@ from .latent_views import Trained
 from .latent_widgets import images_html
 from .network import LatentZoningNetwork
 from .plots import html_table, mosaic, new_figure
-from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, finite, ipywidgets, labelled, limits, refusing, running_loop, sentence, state_with
+from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, finite, ipywidgets, labelled, limits, listed, refusing, running_loop, sentence, state_with
 from .zone_plots import graph_objects, owners
 
 # %% ../nbs/10c_embedding_widgets.ipynb #1faf717d
@@ -187,7 +187,7 @@ def embedding_state(features: Sequence[str]):
         "What is laid out, which of its points are chosen, and at which one somebody looks (-1: none), by their place in the list of points."
         split, feature = t.Enum(["train", "valid", "test"], "test"), t.Enum(list(features), features[0])
         alpha, method, colour = finite()(1.0, min=0.0, max=2.0), t.Enum(["pca", "umap"], "pca"), t.Enum(["class", "right"], "class")
-        chosen, looked_at = t.List(t.Int(min=0)), t.Int(-1, min=-1)
+        chosen, looked_at = listed()(t.Int(min=0)), t.Int(-1, min=-1)
 
     return EmbeddingState
 

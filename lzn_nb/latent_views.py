@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['PLANES', 'check_weights', 'check_fit', 'Trained', 'company_of', 'LatentSlice', 'plane_for', 'grid_places',
-           'slice_parts', 'slice_picture', 'draw_slice', 'Seen', 'look_at', 'label_shares', 'parts_of', 'ImageReading',
-           'reading_parts', 'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light', 'draw_latents']
+           'slice_parts', 'slice_picture', 'draw_slice', 'Seen', 'look_parts', 'look_at', 'label_shares', 'parts_of',
+           'ImageReading', 'reading_parts', 'read_drawing', 'opaque', 'upload_pixels', 'not_blank', 'border_light',
+           'draw_latents']
 
 # %% ../nbs/09d_latent_views.ipynb #befc36a5
 import functools
@@ -176,7 +177,7 @@ def draw_slice(state: LatentSlice, classes: int, axis=None, title: str = ""):
 @dataclass(frozen=True)
 class Seen:
     "What the network makes of some latents; the chances and the neighbours are those of the first."
-    samples: Tensor    # `[n,c,h,w]`
+    samples: Tensor | None  # `[n,c,h,w]`; None while they are to come
     labels: Tensor     # `[n]` whose zones they lie in
     chances: Tensor    # `[c]` of the labels, at some time of the flow
     near: Tensor       # `[k]` positions of the nearest training images
@@ -187,15 +188,21 @@ class Seen:
 
 
 @torch.no_grad()
-def look_at(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 4, near: int = 8, sentence: str = "") -> Seen:
-    "What lies at the latents `z` `[n,q]`, drawn from `noise` `[n,c,h,w]`; neighbours are those of `anchor` `[1,q]` (None: of the training image in whose zone the first latent lies). The decoder is told the `sentence`, if there is one."
+def look_parts(trained: Trained, z: Tensor, noise: Tensor, *, anchor: Tensor | None = None, time: float = 0.3, steps: int = 4, near: int = 8, sentence: str = "") -> Iterator[Seen]:
+    "What `look_at` gives, in parts: first without samples and words, then with samples, then whole."
     labels, chances = decided(trained.label_zones, z, time)
-    told = {"label": labels} | ({"text": [sentence] * len(z)} if sentence else {})
-    samples = trained.network.decode("image", z, known=told, noise=noise, steps=steps)
-    written = trained.network.decode("text", z[:1])[0] if "text" in trained.network.types else ""
     anchor = trained.zones.anchors[trained.zones.decode(z[:1])] if anchor is None else anchor
     distances, found = (trained.zones.anchors - anchor).norm(dim=1).topk(min(near, len(trained.zones)), largest=False)
-    return Seen(samples.cpu(), labels.cpu(), chances[0].cpu(), found.cpu(), distances.cpu(), written)
+    yield (seen := Seen(None, labels.cpu(), chances[0].cpu(), found.cpu(), distances.cpu()))
+    told = {"label": labels} | ({"text": [sentence] * len(z)} if sentence else {})
+    yield (seen := replace(seen, samples=trained.network.decode("image", z, known=told, noise=noise, steps=steps).cpu()))
+    if "text" in trained.network.types: yield replace(seen, written=trained.network.decode("text", z[:1])[0])
+
+
+def look_at(trained: Trained, z: Tensor, noise: Tensor, **options) -> Seen:
+    "What lies at the latents `z` `[n,q]`, drawn from `noise` `[n,c,h,w]`; neighbours are those of `anchor` `[1,q]` (None: of the training image in whose zone the first latent lies). The decoder is told the `sentence`, if there is one."
+    *_, seen = look_parts(trained, z, noise, **options)
+    return seen
 
 # %% ../nbs/09d_latent_views.ipynb #5ha4e501
 @torch.no_grad()
@@ -302,7 +309,7 @@ def draw_latents(state: LatentSlice, seen: Seen | None, trained: Trained, time: 
         return figure
     if place: whole["map"].plot(*place, "k+", ms=16, mew=5); whole["map"].plot(*place, "w+", ms=14, mew=2.5)
     for name, images, title in (("samples", seen.samples, f"drawn for: {said}" if said else "samples"), ("near", trained.images[seen.near], "nearest training images")):
-        whole[name].imshow(mosaic(images, len(images)).numpy(), cmap="grey", vmin=0, vmax=1)
+        if images is not None: whole[name].imshow(mosaic(images, len(images)).numpy(), cmap="grey", vmin=0, vmax=1)
         whole[name].set_axis_off(); whole[name].set_title(as_text(textwrap.fill(title, 48)), loc="left")
     whole["chances"].bar([as_text(name) for name in trained.classes], seen.chances.numpy(), color=zone_colours(len(trained.classes)).numpy())
     whole["chances"].set(ylim=(0, 1), title=as_text(f"{trained.classes[seen.label]}: margin {seen.margin:.2f} at t = {time:.2f}" + f"\n{textwrap.fill(f'told as: {seen.written}', 48)}" * bool(seen.written)))

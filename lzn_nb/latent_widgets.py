@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'SOURCES', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure',
-           'fill_chances', 'playground_state', 'ShownLatents', 'PlacedLatents', 'MappedLatents', 'told_more',
-           'LookingLatents', 'HeardLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls',
+           'fill_chances', 'playground_state', 'ShownLatents', 'PlacedLatents', 'MappedLatents', 'with_warnings',
+           'told_more', 'LookingLatents', 'HeardLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls',
            'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from .data import ImageData
 from .flow import check_count
-from .latent_views import PLANES, LatentSlice, Trained, border_light, draw_latents, look_at, not_blank, plane_for, reading_parts, slice_parts, slice_picture, upload_pixels
+from .latent_views import PLANES, LatentSlice, Seen, Trained, border_light, draw_latents, look_parts, not_blank, plane_for, reading_parts, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import as_screen_text, mosaic
-from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, refusing, sentence, state_with, up_to_date
+from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, listed, refusing, sentence, state_with, up_to_date
 from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
@@ -157,7 +157,7 @@ def playground_state(classes: int, images: int = 3, sentences: bool = False):
     "The class of a playground's traits for so many classes and training images, of a network with `sentences` or without; made when ipywidgets is there."
     import traitlets as t
     number = finite()
-    three = lambda n: t.List(t.Int(min=0, max=n - 1), [k % n for k in (0, 1, 2)], minlen=3, maxlen=3)
+    three = lambda n: listed()(t.Int(min=0, max=n - 1), [k % n for k in (0, 1, 2)], minlen=3, maxlen=3)
 
     class PlaygroundState(t.HasTraits):
         "What is looked at, and how; `drawing` holds c·h·w numbers from 0 to 1, or none."
@@ -166,7 +166,7 @@ def playground_state(classes: int, images: int = 3, sentences: bool = False):
         source, label, text = t.Enum(SOURCES[:3 + sentences], "point"), t.Int(0, min=0, max=classes - 1), t.Unicode("")
         u, v = (number(0.0, min=-10.0, max=10.0) for _ in "uv")
         alpha, seed = number(0.3 if sentences else 1.0, min=0.0, max=2.0), t.Int(0, min=0, max=99)  # a sentence says most from well within its zone
-        drawing = t.List(number(min=0.0, max=1.0))
+        drawing = listed()(number(min=0.0, max=1.0))
         which = property(lambda self: {"zones": self.corners, "images": self.picked, "random": [self.turn]}.get(self.plane, ()))  # what the plane depends on
 
         @t.observe("u", "v", "label", "drawing", "text")
@@ -188,11 +188,12 @@ class ShownLatents:
         if "source" in traits: self.state.source = traits["source"]  # whatever else is given
         self.figure, self.bars = slice_figure(self.state.half), chance_figure(self.trained.classes)
         self.samples, self.near, self.again, self.said, self.mapped, self.heard, self.unread = (w.HTML() for _ in range(7))
-        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting or self.hear.busy))
-        self.hear = InParts(self.drawing_parts, self.unheard, lambda: bool(self.look.waiting or self.read.waiting))
+        self.count, self.map = samples, InParts(self.map_parts, lambda error: setattr(self.mapped, "value", sentence(error)), lambda: bool(self.look.waiting or self.read.waiting or self.place.busy or self.hear.busy))
+        self.hear = InParts(self.drawing_parts, self.unheard, lambda: bool(self.look.waiting or self.read.waiting or self.place.busy))
+        self.place = InParts(self.place_parts, self.lost_place)
         self.look, self.read = Latest(self.show_place), Latest(self.hear)
         self.trained.image_centres  # found here, so that no plane through them has to wait
-        next(self.map_parts()); self.read.now(); self.look_there()  # what cannot be shown is said in the place of the widget
+        next(self.map_parts()); self.read.now(); self.place.now()  # what cannot be shown is said in the place of the widget
         self.state.observe(self.map, ["plane", "corners", "picked", "turn", "half", "seed", "time"])
         self.state.observe(lambda change: (self.unread.set_trait("value", ""), self.read(change)), "drawing")  # at once: a reading that comes later wipes no newer refusal
         self.state.observe(self.look, ["plane", "corners", "picked", "turn", "time", "source", "u", "v", "label", "text", "alpha", "seed"])
@@ -246,6 +247,18 @@ class MappedLatents(PlacedLatents):
         up_to_date(self.figure)
 
 # %% ../nbs/10b_latent_widgets.ipynb #701d0e01
+def with_warnings(parts: Iterator) -> Iterator[tuple]:
+    "Each of the parts, with all that was warned of until then."
+    told = []
+    while True:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            try: part = next(parts)
+            except StopIteration: return
+        told += heard
+        yield part, told
+
+
 def told_more(written: str, told: Sequence) -> str:
     "What the network writes, and what it was warned of, as sentences."
     warned = dict.fromkeys(str(one.message) for one in told if "unknown words" in str(one.message))
@@ -255,30 +268,40 @@ def told_more(written: str, told: Sequence) -> str:
 class LookingLatents(MappedLatents):
     "What a playground shows of a place and of a drawing."
     def show_place(self) -> None:
-        "Show what lies where the state looks, or say what is wrong and show nothing; a drawing that is still to be read is shown afterwards."
-        if self.state.source == "drawing" and self.state.drawing != self.read_last: return
-        try: self.look_there()
-        except FAULTS as error:
-            self.said.value, self.samples.value, self.near.value, self.seen = sentence(error), "", "", None
-            with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
+        "Show what lies where the state looks; a drawing that is still to be read is shown afterwards."
+        if self.state.source != "drawing" or self.state.drawing == self.read_last: self.place()
 
-    def look_there(self) -> None:
-        "Show what lies where the state looks."
-        s, trained = self.state, self.trained
-        latent_noise, image_noise = trained.noises(s.seed, self.count)
-        with warnings.catch_warnings(record=True) as told:
-            warnings.simplefilter("always")
-            z, anchor = self.latents(latent_noise)
-            self.seen = seen = look_at(trained, z, image_noise, anchor=anchor, time=s.time, sentence=(words := s.text if s.source == "sentence" else ""))
-        self.seen_as = s.time, (s.u, s.v) if s.source == "point" else None, words
-        name, first = html.escape(trained.classes[seen.label]), int(seen.near[0])
+    def lost_place(self, error: Exception) -> None:
+        "Say what is wrong with the place, and show nothing."
+        self.said.value, self.samples.value, self.near.value, self.seen = sentence(error), "", "", None
+        with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
+
+    def seen_parts(self, words: str) -> Iterator[Seen]:
+        "What lies where the state looks, in parts; the decoder is told the `words`, if there are some."
+        s, (latent_noise, image_noise) = self.state, self.trained.noises(self.state.seed, self.count)
+        z, anchor = self.latents(latent_noise)
+        yield from look_parts(self.trained, z, image_noise, anchor=anchor, time=s.time, sentence=words)
+
+    def place_parts(self) -> Iterator[None]:
+        "Show what lies where the state looks: first what it is read as, then what is drawn there, then what is written."
+        s, words = self.state, self.state.text if self.state.source == "sentence" else ""
+        seen_as, what = (s.time, (s.u, s.v) if s.source == "point" else None, words), {"point": "this latent, with different noise", "label": f"draws from the zone of {self.trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {words:.200}"}[s.source]
+        for seen, told in with_warnings(self.seen_parts(words)):
+            self.seen, self.seen_as = seen, seen_as  # traits may be others by the next part
+            if seen.samples is None: said = self.show_reading(seen)
+            elif not seen.written: self.samples.value = images_html(seen.samples, what)
+            self.said.value = f'<span role="status">{said}{told_more(seen.written, told)}</span>'
+            yield
+
+    def show_reading(self, seen: Seen) -> str:
+        "Show the neighbours and chances of what is seen; what it is read as, in a sentence."
+        s, trained, name, first = self.state, self.trained, html.escape(self.trained.classes[seen.label]), int(seen.near[0])
         with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
-        self.samples.value = images_html(seen.samples, {"point": "this latent, with different noise", "label": f"draws from the zone of {trained.classes[s.label]}", "drawing": "draws from the drawing's zone", "sentence": f"drawn for: {s.text:.200}"}[s.source])
         self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
         fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
         number = int(trained.number[first])
         owner = ("its nearest anchor is that of" if s.source == "drawing" else "it lies in the zone of") + f" training image {number:,}" + f" (place {first:,} of those with zones)" * (number != first)
-        self.said.value = f'<span role="status">{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.{told_more(seen.written, told)}</span>'
+        return f'{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.'
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d
 class HeardLatents(LookingLatents):

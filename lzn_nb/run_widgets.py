@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SILENCE', 'run_folder', 'newest_sheet', 'run_status', 'label_names', 'zones_in', 'RunProcess', 'start_run',
            'run_state', 'tie_curves', 'sheet_image', 'fill_samples', 'curves_to_show', 'thinned', 'draw_run',
-           'title_panels', 'RunCurves', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
+           'set_panels', 'RunCurves', 'RunFigures', 'last_news', 'last_words', 'how_ended', 'ToldRun', 'RunView',
            'TrainingMonitor']
 
 # %% ../nbs/10a_run_widgets.ipynb #d49ec9f0
@@ -29,7 +29,7 @@ from .flow import check_between
 from .plots import COLOURS, as_screen_text, as_text, curve, curve_names, new_figure
 from .runs import MetricsReader, read_metrics, read_settings
 from .screen_plots import line_mode, plotly_training_curves
-from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, refusing, running_loop, sentence, state_with
+from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, listed, refusing, running_loop, sentence, state_with
 from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, name_trace, plotly_zones, white, zone_map
 from .zones import LatentZones
 
@@ -99,7 +99,7 @@ def run_state():
 
     class RunState(t.HasTraits):
         "Which curves are shown (none: the first four), how often the folder is looked at, what was seen there last, and whether the run has been asked to end."
-        keys, seconds = t.List(t.Unicode()), finite()(1.0, min=1e-3)
+        keys, seconds = listed()(t.Unicode()), finite()(1.0, min=1e-3)
         step, saved, stopping = t.Int(-1), t.Int(-1), t.Bool(False)
 
     return RunState
@@ -171,11 +171,14 @@ def draw_run(lines: Sequence[dict], keys: Sequence[str] = (), zones: ZoneMap | N
     return figure
 
 # %% ../nbs/10a_run_widgets.ipynb #4f0b7d21
-def title_panels(figure, names: Sequence[str]) -> None:
-    "Let the panels of the figure be those of other curves, each seen whole."
-    for trace, title, name in zip(figure.data, figure.layout.annotations, map(as_screen_text, names)):
-        trace.name, title.text, trace.hovertemplate = name, name, f"%{{y:.4g}}<extra>{name}</extra>"
-    figure.update_yaxes(autorange=True)
+def set_panels(figure, names: Sequence[str]) -> None:
+    "Let the figure have a panel for each of these curves, which are still to be drawn, and be seen whole; panels that it has beyond are hidden."
+    made = plotly_training_curves([{"step": 0} | dict.fromkeys(names, 0.0)], names, upright=True).update_yaxes(autorange=True)
+    made.update_layout({f"{axis}axis{k}": {"visible": False, "domain": [0, 1e-3]} for k in range(len(names) + 1, len(figure.data) + 1) for axis in "xy"})
+    if more := made.data[len(figure.data):]: figure.add_traces(more)
+    figure.layout = made.layout
+    for k, trace in enumerate(figure.data): trace.visible = k < len(names)
+    for trace, name in zip(figure.data, map(as_screen_text, names)): trace.update(name=name, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
 
 # %% ../nbs/10a_run_widgets.ipynb #4f0b7d22
 class RunCurves:
@@ -200,7 +203,7 @@ class RunFigures(RunCurves):
     "Curves, samples and zones of the run in the folder `out`."
     offer = staticmethod(lambda known: None)  # tells the names of curves that there are
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
-        w, self.out, self.log, self.names, self.mapped_zones, self.figures = ipywidgets(), Path(out), MetricsReader(out), [], None, {}
+        w, self.out, self.log, self.names, self.mapped_zones = ipywidgets(), Path(out), MetricsReader(out), [], None
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
         self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = w.VBox([self.figure], layout={"min_width": "505px"}), w.VBox(layout={"min_width": "345px"})
@@ -213,11 +216,9 @@ class RunFigures(RunCurves):
         for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
         if not names: return
         drawn = {name: thinned(*self.whole(name)) for name in names}
-        if len(names) not in self.figures: self.figures[len(names)] = graph_objects().FigureWidget(plotly_training_curves([{"step": step, name: value} for name in names for step, value in zip(*drawn[name])], names, upright=True))  # one for so many panels: to make it, and send it to the browser, takes longest
-        with (shown := self.figures[len(names)]).batch_update():
-            if names != self.names: self.names = names; title_panels(shown, names)
-            for trace, name in zip(shown.data, names): (trace.x, trace.y), trace.mode = drawn[name], line_mode(drawn[name][0])
-        if shown is not self.figure: self.figure, self.drawn.children = shown, [shown]
+        if names != self.names: self.names = names; set_panels(self.figure, names)  # of the same figure: a new one, sent to the browser, takes longest
+        with self.figure.batch_update():
+            for trace, name in zip(self.figure.data, names): (trace.x, trace.y), trace.mode = drawn[name], line_mode(drawn[name][0])
 
     def show_zones(self) -> None:
         "Bring the map up to date, if the newest checkpoint has one."

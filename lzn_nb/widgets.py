@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['FAULTS', 'PART', 'RADIUS', 'HEAVIEST', 'FRAMES', 'ipywidgets', 'OnOneLoop', 'running_loop', 'Latest', 'sentence',
            'saying', 'up_to_date', 'with_picture', 'limits', 'labelled', 'Refusing', 'refusing', 'state_with', 'wanted',
-           'numbers', 'finite', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles', 'explorer_figure',
-           'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones', 'zone_controls', 'anchor_fields', 'tie_fields',
-           'CountedZones', 'ZoneExplorer', 'posterior', 'solved', 'flow_figures', 'fill_ways', 'flow_state',
-           'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer', 'waits', 'waits_table']
+           'numbers', 'finite', 'listed', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles',
+           'explorer_figure', 'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones', 'zone_controls',
+           'anchor_fields', 'tie_fields', 'CountedZones', 'ZoneExplorer', 'posterior', 'solved', 'flow_figures',
+           'fill_ways', 'flow_state', 'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer', 'waits',
+           'waits_table']
 
 # %% ../nbs/10_widgets.ipynb #5d527b9b
 import asyncio
@@ -160,7 +161,7 @@ def wanted(trait) -> str:
     "What a trait takes, in words."
     import traitlets as t
     if isinstance(trait, t.Enum): return f"one of {list(trait.values)}"
-    if isinstance(trait, t.List): return f"a list{f' of {trait._minlen}' if trait._minlen == trait._maxlen else ''}, each {wanted(trait._trait)}"
+    if isinstance(trait, t.List): return f"a list{'' if trait._maxlen > 10**9 else f' of {trait._minlen}' + f' to {trait._maxlen}' * (trait._minlen < trait._maxlen)}, each {wanted(trait._trait)}"
     kind, (low, high) = {t.Float: "a number", t.Int: "an integer", t.Bool: "True or False", t.Unicode: "text"}.get(type(trait), trait.info()), (getattr(trait, name, None) for name in ("min", "max"))
     return kind + ("" if low in (None, -float("inf")) else f" ≥ {low:g}" if high in (None, float("inf")) else f" from {low:g} to {high:g}")
 
@@ -184,10 +185,23 @@ def finite():
 
         def validate(self, state, value):
             if not isinstance(value, (int, float)) or self.min <= value <= self.max and (isinstance(value, int) or math.isfinite(value)): return super().validate(state, value)
-            if self.name is None: self.error(state, value, info=wanted(self))  # one of a list
             raise t.TraitError(f"{self.name}: got {value}, wanted {wanted(self)}")
 
     return Finite
+
+
+@functools.cache
+def listed():
+    "The class of a trait that is a list, made when ipywidgets is there."
+    import traitlets as t
+
+    class Listed(t.List):
+        "A list; what is wrong with one of its elements, or with their number, is told as of any other trait."
+        def validate(self, state, value):
+            try: return super().validate(state, value)
+            except t.TraitError as error: raise t.TraitError(f"{self.name}: got {reprlib.repr(value)}, wanted {wanted(self)}") from error
+
+    return Listed
 
 # %% ../nbs/10_widgets.ipynb #5b0e7d31
 class InParts(OnOneLoop):
@@ -298,8 +312,8 @@ def zone_state():
 
     class ZoneState(t.HasTraits):
         "Anchors `[n,2]` and weights `[n]` as lists, and how latents are drawn."
-        anchors = t.List(t.List(t.Float(), minlen=2, maxlen=2), minlen=1, maxlen=50)
-        weights = t.List(number(min=0.0, max=HEAVIEST))
+        anchors = listed()(t.List(t.Float(), minlen=2, maxlen=2), minlen=1, maxlen=50)
+        weights = listed()(number(min=0.0, max=HEAVIEST))
         alpha, steps, draws = number(1.0, min=0.0, max=2.0), t.Int(20, min=1, max=60), t.Int(40, min=1, max=200)
         solver, time, ways = t.Enum(["adams", "euler"], "adams"), number(0.5, min=0.0, max=1.0), t.Bool(False)
         chosen = t.Int(0, min=0)  # the anchor that the fields show, or the last if there are fewer

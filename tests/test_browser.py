@@ -6,6 +6,7 @@ test, when the widget is as its description says, whatever ran before and howeve
 import contextlib
 import functools
 import importlib
+import io
 import json
 import os
 import shutil
@@ -15,7 +16,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image, ImageColor
+
+from lzn_nb.plots import COLOURS
 
 CHROMIUM = os.environ.get("LZN_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 if not CHROMIUM and os.environ.get("CI"): raise RuntimeError("no Chromium here, and in CI it must be; install Debian's package chromium")
@@ -606,6 +611,9 @@ monitor"""
         page.get_by_label("curves", exact=True).select_option(["loss", "flow", "alignment"])
         page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'loss,flow,alignment'")
         shot(page, "monitor")
+        pixels = np.asarray(Image.open(io.BytesIO(page.locator(".js-plotly-plot").first.screenshot())).convert("RGB")).astype(int)
+        inked = [int((abs(part - ImageColor.getrgb(COLOURS[0])).sum(-1) < 60).sum()) for part in np.array_split(pixels, 3)]
+        assert min(inked) > 100, inked  # the lines are seen: panels that are hidden now cover none of the others
         page.get_by_role("button", name="Stop").click()
         page.wait_for_selector("[role=status] >> text=ended", timeout=60_000)
         assert page.get_by_role("button", name="Stop").is_disabled() and "none yet" not in status()
@@ -613,7 +621,6 @@ monitor"""
 
 # -- the page without code ------------------------------------------------------------------------
 def test_the_page_without_code_comes_up_and_reacts(browser, tmp_path):
-    from PIL import Image
     needed("voila")
     with socket.socket() as probe: probe.bind(("127.0.0.1", 0)); port = probe.getsockname()[1]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(tmp_path), "JUPYTER_CONFIG_PATH": str(ROOT / "app"), "OMP_NUM_THREADS": "1"}

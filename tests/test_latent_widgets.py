@@ -18,7 +18,7 @@ from traitlets import TraitError
 
 from lzn_nb.data import load_data
 from lzn_nb.embedding_widgets import EmbeddingExplorer
-from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, plane_for, read_drawing, reading_parts, slice_parts, slice_picture, upload_pixels
+from lzn_nb.latent_views import PLANES, Trained, border_light, draw_slice, grid_places, look_at, look_parts, plane_for, read_drawing, reading_parts, slice_parts, slice_picture, upload_pixels
 from lzn_nb.latent_widgets import LatentPlayground, images_html, pixel_pad
 from lzn_nb.network import ImageType, LabelType, LatentZoningNetwork
 from lzn_nb.nets import UNetDecoder, UNetEncoder
@@ -296,7 +296,7 @@ def test_nobody_is_alarmed_while_a_drawing_is_read():
         for change in (lambda: s.set_trait("drawing", digit), playground.wipe, lambda: s.set_trait("drawing", digit), lambda: s.set_trait("label", 3), playground.wipe,
                        lambda: s.set_trait("drawing", [1.0] * 64), playground.turn, lambda: s.set_trait("drawing", digit)):
             change()
-            while playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.02)
+            while playground.read.waiting or playground.look.waiting or playground.place.busy: await asyncio.sleep(0.02)
             yield s.source, playground.samples.value
 
     async def sources(): return [(source, "drawing&#x27;s zone" in samples) async for source, samples in ask()]
@@ -326,8 +326,39 @@ def test_a_drawing_is_read_in_two_parts_and_the_last_one_wins(trained):
         s.drawing = digit[::-1]
         while not playground.hear.busy: await asyncio.sleep(0.002)
         playground.wipe()
-        while playground.hear.busy or playground.read.waiting or playground.look.waiting: await asyncio.sleep(0.002)
+        while playground.hear.busy or playground.read.waiting or playground.look.waiting or playground.place.busy: await asyncio.sleep(0.002)
         assert told[-1] == "" and sum("agree" in said for said in told) == 1 and playground.reading is None and not playground.bars.data[1].visible
+
+    asyncio.run(ask())
+
+
+def test_a_place_is_looked_at_in_parts_and_the_last_one_wins(trained):
+    "What it is read as is there before its samples; who asks meanwhile gets what belongs to the newest place, and a complaint leaves nothing."
+    z, noise = trained.centres[[3]].repeat(2, 1), trained.noises(0, 2)[1]
+    first, last = look_parts(trained, z, noise)
+    assert first.samples is None and last.label == first.label == 3 and torch.equal(last.samples, look_at(trained, z, noise).samples) and torch.equal(last.near, first.near)
+
+    async def ask():
+        playground = LatentPlayground(side=1, samples=2, source="label", label=3)
+        playground.map.now()
+        before = playground.samples.value
+        playground.state.label = 4
+        while not playground.place.busy: await asyncio.sleep(0)
+        assert "read as <b>4</b>" in playground.said.value and playground.seen.samples is None and playground.samples.value == before and not playground.picture().axes[1].images
+        while playground.place.busy: await asyncio.sleep(0)
+        assert playground.samples.value != before and "zone of 4" in playground.samples.value and len(playground.seen.samples) == 2
+        playground.state.label = 5
+        while not playground.place.busy: await asyncio.sleep(0)
+        playground.state.label = 6  # the samples that come now are still of the other
+        while playground.place.busy: await asyncio.sleep(0)
+        assert "zone of 5" in playground.samples.value
+        while playground.look.waiting or playground.place.busy: await asyncio.sleep(0.002)
+        assert "zone of 6" in playground.samples.value and "read as <b>6</b>" in playground.said.value
+        playground.state.label = 7
+        while not playground.place.busy: await asyncio.sleep(0)
+        playground.state.source = "drawing"
+        while playground.look.waiting or playground.place.busy: await asyncio.sleep(0.002)
+        assert 'role="alert"' in playground.said.value and playground.samples.value == playground.near.value == "" and playground.seen is None
 
     asyncio.run(ask())
 
@@ -360,13 +391,13 @@ def test_what_was_asked_for_goes_before_the_images_of_the_map(name, value):
     async def ask():
         playground, order = LatentPlayground(side=6, samples=1), []
         while playground.map.busy: await asyncio.sleep(0.01)
-        tell, look = playground.tell_map, playground.look_there
+        tell, place = playground.tell_map, playground.place.make
         playground.tell_map = lambda more: (order.append(len(playground.slice.images)), tell(more))
-        playground.look_there = lambda: (order.append("place"), look())
+        playground.place.make = lambda: (order.append("place") for _ in place())
         if name == "u": playground.state.half = 2.0
         setattr(playground.state, name, value)
         while playground.map.busy: await asyncio.sleep(0.01)
-        assert order == [0, "place", 5, 10, 15, 20, 25, 30, 35, 36]
+        assert order == [0, "place", "place", 5, 10, 15, 20, 25, 30, 35, 36]
 
     asyncio.run(ask())
 
@@ -490,7 +521,7 @@ def test_the_picture_is_of_what_was_seen():
         playground = LatentPlayground(side=2, samples=1, u=1.0, v=2.0, time=0.25)
         playground.state.u, playground.state.time = 3.0, 0.75
         early = playground.picture()
-        while playground.look.waiting or playground.map.busy: await asyncio.sleep(0.01)
+        while playground.look.waiting or playground.place.busy or playground.map.busy: await asyncio.sleep(0.01)
         return early, playground.picture()
 
     for figure, place, time in zip(asyncio.run(ask()), (1.0, 3.0), ("0.25", "0.75")):

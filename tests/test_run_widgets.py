@@ -18,6 +18,7 @@ from PIL import Image
 from lzn_nb.checkpoints import save_checkpoint
 from lzn_nb.plots import curve, curve_names
 from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, thinned, zones_in
+from lzn_nb.screen_plots import plotly_training_curves
 from lzn_nb.widgets import sentence
 from lzn_nb.zone_plots import plane_of
 
@@ -189,23 +190,26 @@ def test_a_damaged_sheet_is_said_and_the_one_before_stays(tmp_path, cut, why):
 
 
 def test_panels_are_kept_and_filled_with_other_curves(tmp_path):
-    "As many curves are shown in the same figure, by their names and seen whole; more of them in another, kept likewise. Marks go when there are many points."
+    "In one figure, by their names and seen whole; those that it has too many of are hidden and come back. Marks go when there are many points."
     log(tmp_path, {"step": 1, "loss": 2.0, "flow": 1.0})
     monitor = TrainingMonitor(tmp_path, keys=["loss"])
-    first = monitor.figure
-    assert first.data[0].mode == "lines+markers" and first.layout.annotations[0].text == first.data[0].name == "loss"
-    first.layout.yaxis.range = (0, 1)  # somebody looks closer
+    figure, (drawn,) = monitor.figure, monitor.drawn.children
+    assert drawn is figure and figure.data[0].mode == "lines+markers" and figure.layout.annotations[0].text == figure.data[0].name == "loss"
+    figure.layout.yaxis.range = (0, 1)  # somebody looks closer
     monitor.state.keys = ["flow"]
-    assert monitor.figure is first and list(first.data[0].y) == [1.0] and first.layout.annotations[0].text == first.data[0].name == "flow" and "flow" in first.data[0].hovertemplate and first.layout.yaxis.autorange
+    assert list(figure.data[0].y) == [1.0] and figure.layout.annotations[0].text == figure.data[0].name == "flow" and "flow" in figure.data[0].hovertemplate and figure.layout.yaxis.autorange
     monitor.state.keys = ["flow", "loss"]
-    both = monitor.figure
-    assert both is not first and monitor.drawn.children == (both,) and [title.text for title in both.layout.annotations] == ["flow", "loss"] and [list(trace.y) for trace in both.data] == [[1.0], [2.0]]
+    assert [title.text for title in figure.layout.annotations] == ["flow", "loss"] and [list(trace.y) for trace in figure.data] == [[1.0], [2.0]] and [trace.yaxis for trace in figure.data] == ["y", "y2"]
+    low, high = figure.layout.yaxis2.domain
+    assert low < high < figure.layout.yaxis.domain[0] and figure.layout.yaxis2.visible is not False and figure.layout.height == plotly_training_curves(monitor.lines, ["flow", "loss"], upright=True).layout.height
     log(tmp_path, *({"step": k, "loss": 2.0 / k, "flow": 1.0} for k in range(2, 41)))
     monitor.refresh()
     monitor.state.keys = ["loss"]
-    assert monitor.figure is first and monitor.drawn.children == (first,) and list(first.data[0].x) == list(range(1, 41)) and first.data[0].y[-1] == 0.05 and first.data[0].mode == "lines"
+    assert [trace.visible for trace in figure.data] == [True, False] and figure.layout.yaxis2.visible is figure.layout.xaxis2.visible is False and len(figure.layout.annotations) == 1
+    assert list(figure.data[0].x) == list(range(1, 41)) and figure.data[0].y[-1] == 0.05 and figure.data[0].mode == "lines" and figure.layout.yaxis.domain == (0, 1)
     monitor.state.keys = ["loss", "flow"]
-    assert monitor.figure is both and [title.text for title in both.layout.annotations] == ["loss", "flow"] and both.data[0].y[-1] == 0.05
+    assert [title.text for title in figure.layout.annotations] == ["loss", "flow"] and [trace.visible for trace in figure.data] == [True, True] and figure.data[1].y[-1] == 1.0 and figure.layout.yaxis2.visible is not False
+    assert monitor.figure is figure and monitor.drawn.children == (figure,)
 
 
 def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, monkeypatch):

@@ -463,10 +463,11 @@ def test_numbers_that_are_not_finite_are_named_and_what_was_there_stays(value):
         explorer.state.set_trait(name, 0.25)
         assert explorer.controls[k].value == 0.25
         assert re.fullmatch(f"{name}: got {value}, wanted a number {limits}", str(said(ZoneExplorer(SQUARE, **{name: value}))))
-    with pytest.raises(TraitError, match="a number from 0 to 5"): explorer.state.weights = [value, 1.0, 1.0, 1.0]
+    with pytest.raises(TraitError, match=rf"^weights: got \[{value}, 1.0, 1.0, 1.0\], wanted a list, each a number from 0 to 5$"): explorer.state.weights = [value, 1.0, 1.0, 1.0]
     for beyond in (6.0, -1, 10**400):
-        with pytest.raises(TraitError, match="^The 'weights' trait of .* which expected a number from 0 to 5, not the (float|int) "): explorer.state.weights = [beyond, 1.0, 1.0, 1.0]
+        with pytest.raises(TraitError, match=r"^weights: got \[.*, 1.0, 1.0, 1.0\], wanted a list, each a number from 0 to 5$"): explorer.state.weights = [beyond, 1.0, 1.0, 1.0]
         with pytest.raises(TraitError, match=f"^alpha: got {beyond}, wanted a number from 0 to 2$"): explorer.state.alpha = beyond
+    with pytest.raises(TraitError, match="^anchors: got .*, wanted a list of 1 to 50, each a list of 2, each a number$"): explorer.state.anchors = []
     assert explorer.state.weights == [1.0] * 4
 
 
