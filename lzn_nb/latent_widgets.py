@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAD', 'SOURCES', 'pad_class', 'pixel_pad', 'slice_figure', 'fill_slice', 'images_html', 'chance_figure',
            'fill_chances', 'playground_state', 'ShownLatents', 'PlacedLatents', 'MappedLatents', 'with_warnings',
-           'told_more', 'LookingLatents', 'HeardLatents', 'DrawnLatents', 'tie_three', 'only_for', 'slice_controls',
-           'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
+           'told_more', 'LookingLatents', 'ShowingLatents', 'HeardLatents', 'DrawnLatents', 'tie_three', 'only_for',
+           'slice_controls', 'place_controls', 'tie_pad', 'drawing_controls', 'LatentPlayground']
 
 # %% ../nbs/10b_latent_widgets.ipynb #5d48d835
 import functools
@@ -266,21 +266,29 @@ def told_more(written: str, told: Sequence) -> str:
 
 # %% ../nbs/10b_latent_widgets.ipynb #737f7e44
 class LookingLatents(MappedLatents):
-    "What a playground shows of a place and of a drawing."
-    def show_place(self) -> None:
-        "Show what lies where the state looks; a drawing that is still to be read is shown afterwards."
-        if self.state.source != "drawing" or self.state.drawing == self.read_last: self.place()
-
-    def lost_place(self, error: Exception) -> None:
-        "Say what is wrong with the place, and show nothing."
-        self.said.value, self.samples.value, self.near.value, self.seen = sentence(error), "", "", None
-        with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
-
+    "What a playground sees at a place."
     def seen_parts(self, words: str) -> Iterator[Seen]:
         "What lies where the state looks, in parts; the decoder is told the `words`, if there are some."
         s, (latent_noise, image_noise) = self.state, self.trained.noises(self.state.seed, self.count)
         z, anchor = self.latents(latent_noise)
         yield from look_parts(self.trained, z, image_noise, anchor=anchor, time=s.time, sentence=words)
+
+    def show_reading(self, seen: Seen) -> str:
+        "Show the neighbours and chances of what is seen; what it is read as, in a sentence."
+        s, trained, name, first = self.state, self.trained, html.escape(self.trained.classes[seen.label]), int(seen.near[0])
+        with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
+        self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
+        fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
+        number = int(trained.number[first])
+        owner = ("its nearest anchor is that of" if s.source == "drawing" else "it lies in the zone of") + f" training image {number:,}" + f" (place {first:,} of those with zones)" * (number != first)
+        return f'{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.'
+
+# %% ../nbs/10b_latent_widgets.ipynb #3f1c0a9e
+class ShowingLatents(LookingLatents):
+    "How a playground shows a place, part by part."
+    def show_place(self) -> None:
+        "Show what lies where the state looks; a drawing that is still to be read is shown afterwards."
+        if self.state.source != "drawing" or self.state.drawing == self.read_last: self.place()
 
     def place_parts(self) -> Iterator[None]:
         "Show what lies where the state looks: first what it is read as, then what is drawn there, then what is written."
@@ -293,18 +301,13 @@ class LookingLatents(MappedLatents):
             self.said.value = f'<span role="status">{said}{told_more(seen.written, told)}</span>'
             yield
 
-    def show_reading(self, seen: Seen) -> str:
-        "Show the neighbours and chances of what is seen; what it is read as, in a sentence."
-        s, trained, name, first = self.state, self.trained, html.escape(self.trained.classes[seen.label]), int(seen.near[0])
-        with self.figure.batch_update(): self.figure.data[2].x, self.figure.data[2].y = ([s.u], [s.v]) if s.source == "point" else ([], [])
-        self.near.value = images_html(trained.images[seen.near], "training images whose anchors are nearest" + ("" if s.source == "drawing" else ", the zone's owner first"))
-        fill_chances(self.bars, seen.chances, s.time, self.reading.shares if s.source == "drawing" else None)
-        number = int(trained.number[first])
-        owner = ("its nearest anchor is that of" if s.source == "drawing" else "it lies in the zone of") + f" training image {number:,}" + f" (place {first:,} of those with zones)" * (number != first)
-        return f'{"The first draw" if s.source != "point" else "This point"} is read as <b>{name}</b>, margin {seen.margin:.2f} at t = {s.time:.2f}; {owner}, labelled {html.escape(trained.classes[int(trained.labels[first])])}.'
+    def lost_place(self, error: Exception) -> None:
+        "Say what is wrong with the place, and show nothing."
+        self.said.value, self.samples.value, self.near.value, self.seen = sentence(error), "", "", None
+        with self.bars.batch_update(): self.bars.data[0].y, self.bars.data[1].visible = [], False
 
 # %% ../nbs/10b_latent_widgets.ipynb #4f60654d
-class HeardLatents(LookingLatents):
+class HeardLatents(ShowingLatents):
     "What a playground reads in its drawing."
     def drawing_parts(self) -> Iterator[None]:
         "Read the drawing and look at it; how many draws from its zone agree, and what is written by it, comes later."
