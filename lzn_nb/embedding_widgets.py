@@ -24,8 +24,8 @@ from .latent_views import Trained
 from .latent_widgets import images_html
 from .network import LatentZoningNetwork
 from .plots import html_table, mosaic, new_figure
-from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, finite, ipywidgets, labelled, limits, listed, refusing, running_loop, sentence, state_with
-from .zone_plots import graph_objects, owners
+from .widgets import FAULTS, InParts, Latest, OnOneLoop, Refusing, finite, ipywidgets, labelled, limits, listed, live_figure, refusing, running_loop, sentence, state_with
+from .zone_plots import owners
 
 # %% ../nbs/10c_embedding_widgets.ipynb #1faf717d
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ def draw_chosen(state: Embedding, chosen: Tensor, by: str = "class", shown: int 
 # %% ../nbs/10c_embedding_widgets.ipynb #7f3186f4
 def embedding_figure(made: Embedding, by: str):
     "A map as a widget whose points can be chosen by lasso or box; what `plotly_embedding` draws, without the way through a figure that is then copied."
-    go, traces = graph_objects(), embedding_traces(made, by)
+    traces = embedding_traces(made, by)
     own = {"width": 560, "height": 500, "margin": {"l": 45, "r": 10, "t": 35, "b": 45}, "hovermode": "closest", "uirevision": "kept", "showlegend": len(traces) <= 20}
-    figure = go.FigureWidget([{"type": "scatter"} | trace for trace in traces], map_layout(made) | own)
+    figure = live_figure([{"type": "scatter"} | trace for trace in traces], map_layout(made) | own)
     figure._config = figure._config | {"displaylogo": False, "modeBarButtons": [["lasso2d", "select2d", "pan2d", "zoom2d", "resetScale2d"]], "displayModeBar": True, "scrollZoom": True}
     return figure
 

@@ -22,8 +22,8 @@ from .flow import check_count
 from .latent_views import PLANES, LatentSlice, Seen, Trained, border_light, draw_latents, look_parts, not_blank, plane_for, reading_parts, slice_parts, slice_picture, upload_pixels
 from .network import LatentZoningNetwork
 from .plots import as_screen_text, mosaic
-from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, listed, refusing, sentence, state_with, up_to_date
-from .zone_plots import graph_objects, png_address, rgb, square_layout, zone_colours
+from .widgets import FAULTS, InParts, Latest, Refusing, finite, ipywidgets, labelled, limits, listed, live_figure, refusing, sentence, state_with, up_to_date
+from .zone_plots import png_address, rgb, square_layout, zone_colours
 
 # %% ../nbs/10b_latent_widgets.ipynb #2b7048dc
 PAD = """
@@ -104,7 +104,7 @@ def pixel_pad(rows: int, columns: int):
 # %% ../nbs/10b_latent_widgets.ipynb #a7b1575c
 def slice_figure(half: float):
     "An empty figure for a map whose cells can be clicked: cells, names of centres, the chosen point."
-    figure = graph_objects().FigureWidget(layout=square_layout(half, dragmode=False, hovermode="closest", hoverdistance=-1) | {"width": 500, "height": 510, "margin": {"l": 40, "r": 10, "t": 10, "b": 40}})
+    figure = live_figure(layout=square_layout(half, dragmode=False, hovermode="closest", hoverdistance=-1) | {"width": 500, "height": 510, "margin": {"l": 40, "r": 10, "t": 10, "b": 40}})
     figure._config = figure._config | {"displayModeBar": False}
     figure.add_scatter(mode="markers", marker={"size": 18, "opacity": 0}, hovertemplate="u %{x:.2f}, v %{y:.2f}: %{customdata[0]}, its probability %{customdata[1]:.0%}<extra></extra>")
     figure.add_scatter(mode="text", textfont={"size": 17, "color": "white", "weight": "bold"}, hoverinfo="skip")
@@ -134,7 +134,7 @@ def images_html(images: Tensor, what: str, columns: int = 8, wide: int = 48) -> 
 
 def chance_figure(classes: Sequence[str]):
     "Empty bars: chances of labels, and shares of draws."
-    bars = graph_objects().FigureWidget(layout={"width": 440, "height": 230, "margin": {"l": 45, "r": 10, "t": 40, "b": 35}, "yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"},
+    bars = live_figure(layout={"width": 440, "height": 230, "margin": {"l": 45, "r": 10, "t": 40, "b": 35}, "yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"},
                                                 "bargap": 0.25, "legend": {"orientation": "h", "y": 1.2, "x": 0}, "showlegend": True})
     bars._config = bars._config | {"displayModeBar": False}
     colours, names = rgb(zone_colours(len(classes))), [as_screen_text(name) for name in classes]

@@ -29,8 +29,8 @@ from .flow import check_between
 from .plots import COLOURS, as_screen_text, as_text, curve, curve_names, new_figure
 from .runs import MetricsReader, read_metrics, read_settings
 from .screen_plots import line_mode, plotly_training_curves
-from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, listed, refusing, running_loop, sentence, state_with
-from .zone_plots import ZoneMap, draw_zones, graph_objects, map_image, name_trace, plotly_zones, white, zone_map
+from .widgets import FAULTS, Latest, Refusing, finite, ipywidgets, labelled, listed, live_figure, refusing, running_loop, sentence, state_with
+from .zone_plots import ZoneMap, draw_zones, map_image, name_trace, plotly_zones, white, zone_map
 from .zones import LatentZones
 
 # %% ../nbs/10a_run_widgets.ipynb #ba25215d
@@ -142,17 +142,15 @@ def fill_samples(image, out: str | Path) -> str:
 # %% ../nbs/10a_run_widgets.ipynb #5c0317f4
 def curves_to_show(known: Sequence[str], keys: Sequence[str] = ()) -> list[str]:
     "Which of the curves `keys` (none: the first four) are `known` of a run."
-    return [name for name in keys or known[:4] if name in known]
+    return [name for name in dict.fromkeys(keys or known[:4]) if name in known]
 
 
 def thinned(steps: list[int], values: list[float], most: int = 1000) -> tuple[list[int], list[float]]:
     "The least and the greatest point of each stretch of a curve, and its last, so that there are at most as many: a screen shows no more. Stretches keep their places while the curve grows."
     if (n := len(steps)) <= most: return steps, values
     size = 2 ** math.ceil(math.log2(2 * n / (most - 3)))  # of a stretch
-    y = torch.tensor(values[:n // size * size], dtype=torch.float64).reshape(-1, size)
-    rest = range(n // size * size, n)
-    ends = [f(rest, key=values.__getitem__) for f in (min, max)] if len(rest) else []
-    kept = sorted({*ends, n - 1, *(torch.stack([y.argmin(1), y.argmax(1)]) + size * torch.arange(len(y))).flatten().tolist()})
+    y = torch.tensor(values + [math.nan] * (-n % size), dtype=torch.float64).reshape(-1, size)
+    kept = sorted({n - 1, *(torch.stack([y.where(~y.isnan(), math.inf).argmin(1), y.where(~y.isnan(), -math.inf).argmax(1)]) + size * torch.arange(len(y))).flatten().tolist()})
     return [steps[k] for k in kept], [values[k] for k in kept]
 
 # %% ../nbs/10a_run_widgets.ipynb #ac6c72f8
@@ -178,7 +176,7 @@ def set_panels(figure, names: Sequence[str]) -> None:
     if more := made.data[len(figure.data):]: figure.add_traces(more)
     figure.layout = made.layout
     for k, trace in enumerate(figure.data): trace.visible = k < len(names)
-    for trace, name in zip(figure.data, map(as_screen_text, names)): trace.update(name=name, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
+    for trace, name, colour in zip(figure.data, map(as_screen_text, names), COLOURS * len(names)): trace.update(name=name, line_color=colour, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
 
 # %% ../nbs/10a_run_widgets.ipynb #4f0b7d22
 class RunCurves:
@@ -205,7 +203,7 @@ class RunFigures(RunCurves):
     def __init__(self, out: str | Path, keys: Sequence[str] | None = None, **traits):
         w, self.out, self.log, self.names, self.mapped_zones = ipywidgets(), Path(out), MetricsReader(out), [], None
         self.state, self.said = state_with(run_state(), keys=list(keys or ()), **traits), w.HTML()
-        self.figure, self.zones = graph_objects().FigureWidget(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
+        self.figure, self.zones = live_figure(layout={"width": 500, "height": 210, "template": white(), "xaxis": {"title": "update"}}), None
         self.drawn, self.mapped = w.VBox([self.figure], layout={"min_width": "505px"}), w.VBox(layout={"min_width": "345px"})
         self.samples = w.Image(format="png", layout={"max_width": "26em", "height": "auto", "align_self": "flex-start", "visibility": "hidden"})
 
@@ -213,8 +211,7 @@ class RunFigures(RunCurves):
         "Bring the panels up to date, those that are asked for, or the first four."
         self.grow(lines); self.offer(self.known)
         names = curves_to_show(self.known, self.state.keys)
-        for trace in self.figure.data if not names else (): trace.x, trace.y = [], []
-        if not names: return
+        if not names: self.names, self.figure.layout.annotations = [], (); self.figure.update_traces(x=[], y=[]); return
         drawn = {name: thinned(*self.whole(name)) for name in names}
         if names != self.names: self.names = names; set_panels(self.figure, names)  # of the same figure: a new one, sent to the browser, takes longest
         with self.figure.batch_update():
@@ -224,7 +221,7 @@ class RunFigures(RunCurves):
         "Bring the map up to date, if the newest checkpoint has one."
         if (found := zones_in(self.out)) is None: return
         self.mapped_zones = found
-        if self.zones is None: self.zones = graph_objects().FigureWidget(plotly_zones(found, "zones of the labels")); self.zones.update_layout(width=340, height=370); self.mapped.children = [self.zones]
+        if self.zones is None: self.zones = live_figure(plotly_zones(found, "zones of the labels")); self.zones.update_layout(width=340, height=370); self.mapped.children = [self.zones]
         with self.zones.batch_update(): self.zones.layout.images, (self.zones.data[1].x, self.zones.data[1].y) = [map_image(found)], found.anchors.numpy().T; self.zones.data[2].update(name_trace(found))
 
 # %% ../nbs/10a_run_widgets.ipynb #baacda6d

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['FAULTS', 'PART', 'RADIUS', 'HEAVIEST', 'FRAMES', 'ipywidgets', 'OnOneLoop', 'running_loop', 'Latest', 'sentence',
-           'saying', 'up_to_date', 'with_picture', 'limits', 'labelled', 'Refusing', 'refusing', 'state_with', 'wanted',
-           'numbers', 'finite', 'listed', 'InParts', 'explored_parts', 'explored', 'in_plane', 'circles',
-           'explorer_figure', 'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones', 'zone_controls',
-           'anchor_fields', 'tie_fields', 'CountedZones', 'ZoneExplorer', 'posterior', 'solved', 'flow_figures',
-           'fill_ways', 'flow_state', 'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer', 'waits',
-           'waits_table']
+           'saying', 'live_figure_class', 'live_figure', 'up_to_date', 'with_picture', 'limits', 'labelled', 'Refusing',
+           'refusing', 'state_with', 'wanted', 'numbers', 'finite', 'listed', 'InParts', 'explored_parts', 'explored',
+           'in_plane', 'circles', 'explorer_figure', 'fill_explorer', 'zone_state', 'ShownZones', 'DraggedZones',
+           'zone_controls', 'anchor_fields', 'tie_fields', 'CountedZones', 'ZoneExplorer', 'posterior', 'solved',
+           'flow_figures', 'fill_ways', 'flow_state', 'FlowShown', 'FlowPlayed', 'flow_controls', 'FlowExplorer',
+           'waits', 'waits_table']
 
 # %% ../nbs/10_widgets.ipynb #5d527b9b
 import asyncio
 import base64
+import copy
 import functools
 import html
 import math
@@ -80,7 +81,8 @@ class Latest(OnOneLoop):
 # %% ../nbs/10_widgets.ipynb #4053aaf0
 def sentence(error: Exception) -> str:
     "An error as a line of HTML that screen readers announce."
-    return f'<span role="alert" style="color:#a00">{html.escape(str(error))}</span>'
+    said = str(error) if isinstance(error, (*FAULTS, TypeError)) else f"{type(error).__name__}: {error}"
+    return f'<span role="alert" style="color:#a00">{html.escape(said)}</span>'
 
 
 # what may be wrong with that which somebody gives, draws or asks for (a network's own complaints are RuntimeErrors)
@@ -96,10 +98,27 @@ def saying(said, work: Callable[[], None]) -> Callable[[], None]:
     return tried
 
 # %% ../nbs/10_widgets.ipynb #015aa7ae
+@functools.cache
+def live_figure_class():
+    "The class of a plotly figure whose state is what it shows, made when plotly's widget is there."
+    class LiveFigure(graph_objects().FigureWidget):
+        "A figure that looks the same in a page that opens later: plotly's own tells such a page how it looked when it was first shown."
+        def get_state(self, key=None, drop_defaults=False):
+            if key is None and "_layout_obj" in self.__dict__: self._trait_values.update(_widget_layout=copy.deepcopy(self._layout_obj._props), _widget_data=copy.deepcopy(self._data))  # without a message to pages that know it
+            return super().get_state(key, drop_defaults)
+
+    return LiveFigure
+
+
+def live_figure(data=None, layout: dict | None = None):
+    "A `LiveFigure` of `data`, a figure or traces, with that `layout`."
+    return live_figure_class()(data, layout)
+
+
 def up_to_date(box):
-    "The box, once the plotly figures in it have stored what they show by now, for pages that open later."
+    "The box, once the plotly figures in it have told the page what they show: one that is still loading plotly misses the changes."
     for child in getattr(box, "children", ()): up_to_date(child)
-    if hasattr(box, "_widget_data"): box._repr_mimebundle_()  # plotly stores it only when a figure is shown by itself
+    if hasattr(box, "_widget_data"): box._repr_mimebundle_()
     return box
 
 
@@ -222,7 +241,7 @@ class InParts(OnOneLoop):
                 next(parts)
                 if loop and self.parts is parts: self.waiting = loop.call_later(0.001, self.go_on)
         except StopIteration: self.parts is parts and self.stop()  # the last part may have asked for others
-        except FAULTS as error:
+        except Exception as error:  # whatever it is: parts that have failed hold up nobody
             if self.parts is parts: self.stop(); self.fail(error)
 
     def now(self) -> None:
@@ -286,7 +305,7 @@ def circles(anchors: Tensor) -> list[dict]:
 
 def explorer_figure(half: float):
     "An empty figure for the explorer, whose circles can be dragged."
-    figure = graph_objects().FigureWidget(layout=square_layout(half, dragmode=False, uirevision="kept"))
+    figure = live_figure(layout=square_layout(half, dragmode=False, uirevision="kept"))
     figure._config = figure._config | {"edits": {"shapePosition": True}, "displayModeBar": False}
     figure.add_scatter(mode="lines", line={"color": "rgba(60,60,60,0.45)", "width": 1}, hoverinfo="skip")
     figure.add_scatter(mode="markers", marker={"size": 5, "line": {"color": "black", "width": 0.5}}, hovertemplate="latent in zone %{customdata}<extra></extra>")
@@ -486,13 +505,12 @@ FRAMES = 41  # moments from t = 0 to t = 1
 
 def flow_figures(half: float, anchors: int) -> tuple:
     "Figures that are still to be filled: ways of two solvers with points on them, and bars of a posterior over so many anchors."
-    go = graph_objects()
-    ways = go.FigureWidget(layout=square_layout(half, dragmode=False, uirevision="kept"))
+    ways = live_figure(layout=square_layout(half, dragmode=False, uirevision="kept"))
     ways._config = ways._config | {"displayModeBar": False}
     for dash in ("solid", "dot"): ways.add_scatter(mode="lines", line={"color": "rgba(60,60,60,0.45)", "width": 1, "dash": dash}, hoverinfo="skip")
     ways.add_scatter(mode="markers", marker={"size": 13, "symbol": "circle", "line": {"color": "black", "width": 1.5}}, hovertemplate="anchor %{pointNumber}<extra></extra>")
     ways.add_scatter(mode="markers", marker={"line": {"color": "black", "width": 1}}, hovertemplate="sample %{pointNumber}, click to choose it<extra></extra>")
-    return ways, go.FigureWidget(plotly_posterior(torch.full((anchors,), 1 / anchors)))
+    return ways, live_figure(plotly_posterior(torch.full((anchors,), 1 / anchors)))
 
 
 def fill_ways(figure, first: FlowPaths, second: FlowPaths | None) -> None:

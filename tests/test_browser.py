@@ -612,8 +612,14 @@ monitor"""
         page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'loss,flow,alignment'")
         shot(page, "monitor")
         pixels = np.asarray(Image.open(io.BytesIO(page.locator(".js-plotly-plot").first.screenshot())).convert("RGB")).astype(int)
-        inked = [int((abs(part - ImageColor.getrgb(COLOURS[0])).sum(-1) < 60).sum()) for part in np.array_split(pixels, 3)]
+        inked = [int((abs(part - ImageColor.getrgb(colour)).sum(-1) < 60).sum()) for part, colour in zip(np.array_split(pixels, 3), COLOURS)]
         assert min(inked) > 100, inked  # the lines are seen: panels that are hidden now cover none of the others
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(1500)
+        page.reload()  # the same panels are there, and go on
+        page.wait_for_function("() => [...document.querySelectorAll('.js-plotly-plot .annotation')].map(e => e.textContent).join() === 'loss,flow,alignment'", timeout=60_000)
+        longest = lambda: page.evaluate("() => Math.max(...document.querySelector('.js-plotly-plot').data.map(trace => (trace.x ?? []).length))")
+        settled(page, longest, longest(), 60)
         page.get_by_role("button", name="Stop").click()
         page.wait_for_selector("[role=status] >> text=ended", timeout=60_000)
         assert page.get_by_role("button", name="Stop").is_disabled() and "none yet" not in status()

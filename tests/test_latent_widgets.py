@@ -3,6 +3,7 @@ import asyncio
 import base64
 import builtins
 import io
+import itertools
 import json
 import re
 import shutil
@@ -437,7 +438,7 @@ def test_the_first_map_is_drawn_as_any_other():
         while len(third.slice.images) < 12: await asyncio.sleep(0.001)
         third.stop_button.click()
         assert re.search(r"\b(15|20|25|30|35) of 36 images decoded, then stopped", third.mapped.value)
-        for playground in (one, other, third): assert playground.figure._widget_layout["images"][0]["source"] == seen_map(playground)  # for pages that open later
+        for playground in (one, other, third): assert playground.figure.get_state()["_widget_layout"]["images"][0]["source"] == seen_map(playground)  # for pages that open later
         assert base64.b64decode(third._repr_mimebundle_()["image/png"]).startswith(b"\x89PNG")  # as far as it is
 
     asyncio.run(ask())
@@ -464,7 +465,38 @@ def test_images_with_colours_are_shown_and_painted():
 def test_a_notebook_gets_the_widget_and_a_picture(playground):
     bundle = playground._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG") and "model_id" in bundle["application/vnd.jupyter.widget-view+json"]
-    assert playground.figure._widget_layout["images"] and playground.figure._widget_data[0]["x"] is not None  # for pages that open later
+    assert playground.figure._widget_layout["images"] and playground.figure._widget_data[0]["x"] is not None  # for a page that is still loading plotly
+
+
+def test_a_page_that_opens_later_is_told_what_is_shown_now(playground):
+    "And by then no other page has been told anything that it knows."
+    figure, bars = playground.figure, playground.bars
+    playground._repr_mimebundle_()
+    playground.state.label = 7
+    sent = []
+    for widget in (figure, bars): widget.comm.send = lambda *message, **options: sent.append(message)
+    told = [widget.get_state() for widget in (figure, bars)]
+    assert not sent and len(told[0]["_widget_data"][2]["x"]) == 0
+    assert told[1]["_widget_data"][0]["y"]["shape"] == (10,) and (torch.frombuffer(bytearray(told[1]["_widget_data"][0]["y"]["buffer"]), dtype=torch.float32).argmax()) == playground.seen.label == 7
+    assert "_widget_data" not in figure.get_state("_config") and set(figure.get_state("_config")) == {"_config"}
+
+
+def test_what_goes_wrong_in_a_part_is_said_and_holds_up_nobody(trained):
+    "Whatever kind of error it is."
+    async def ask():
+        playground = LatentPlayground(side=2, samples=1)
+        while playground.map.busy: await asyncio.sleep(0.01)
+
+        def broken():
+            yield from itertools.islice(whole(), 1)
+            raise IndexError("no such <pixel>")
+        whole, playground.place.make = playground.place.make, broken
+        playground.state.half = 2.0
+        playground.state.label = 3
+        while playground.look.waiting or playground.place.busy or playground.map.busy: await asyncio.sleep(0.005)
+        assert playground.said.value == sentence(IndexError("no such <pixel>")) and "IndexError: no such &lt;pixel&gt;" in playground.said.value and playground.samples.value == "" and "4 of 4 images" in playground.mapped.value
+
+    asyncio.run(ask())
 
 
 def test_training_images_are_told_by_their_numbers_in_the_split(trained):

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lzn_nb.checkpoints import save_checkpoint
-from lzn_nb.plots import curve, curve_names
+from lzn_nb.plots import COLOURS, curve, curve_names
 from lzn_nb.run_widgets import RunProcess, TrainingMonitor, draw_run, label_names, newest_sheet, run_status, start_run, thinned, zones_in
 from lzn_nb.screen_plots import plotly_training_curves
 from lzn_nb.widgets import sentence
@@ -209,7 +209,15 @@ def test_panels_are_kept_and_filled_with_other_curves(tmp_path):
     assert list(figure.data[0].x) == list(range(1, 41)) and figure.data[0].y[-1] == 0.05 and figure.data[0].mode == "lines" and figure.layout.yaxis.domain == (0, 1)
     monitor.state.keys = ["loss", "flow"]
     assert [title.text for title in figure.layout.annotations] == ["loss", "flow"] and [trace.visible for trace in figure.data] == [True, True] and figure.data[1].y[-1] == 1.0 and figure.layout.yaxis2.visible is not False
-    assert monitor.figure is figure and monitor.drawn.children == (figure,)
+    assert monitor.figure is figure and monitor.drawn.children == (figure,) and [trace.line.color for trace in figure.data] == COLOURS[:2]
+    state = figure.get_state()  # of a page that opens later
+    assert [title["text"] for title in state["_widget_layout"]["annotations"]] == ["loss", "flow"] and [trace["name"] for trace in state["_widget_data"]] == ["loss", "flow"]
+    monitor.state.keys = ["loss", "loss"]
+    assert monitor.names == ["loss"]
+    monitor.state.keys = ["nothing"]
+    assert monitor.names == [] and not figure.layout.annotations and not any(len(trace.x) for trace in figure.data) and "no curve &#x27;nothing&#x27; so far" in monitor.said.value
+    monitor.state.keys = ["flow"]
+    assert [title.text for title in figure.layout.annotations] == ["flow"] and len(figure.data[0].x) == 40
 
 
 def test_a_long_log_is_read_once_and_a_screen_gets_what_it_can_show(tmp_path, monkeypatch):
@@ -245,6 +253,9 @@ def test_what_is_thinned_keeps_every_extreme_in_its_place_while_it_grows():
         assert before is None or steps[:600] == before
         before = steps[:600]
     assert thinned([1, 2], [3.0, 4.0]) == ([1, 2], [3.0, 4.0])
+    lost = [0.0] * 3000
+    lost[1500], lost[1501], lost[2999] = float("nan"), 50.0, -3.0
+    assert 50.0 in thinned(list(range(3000)), lost)[1] and thinned(list(range(3000)), lost)[0][-1] == 2999 and min(thinned(list(range(2999)), lost[:2999])[1]) == 0.0  # beside what is no number, too
     for n in (1001, 1995, 4096, 100_000): assert 250 < len(thinned(list(range(n)), [float(k % 97) for k in range(n)])[0]) <= 1000
 
 
