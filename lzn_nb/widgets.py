@@ -114,7 +114,7 @@ def live_figure(data=None, layout: dict | None = None):
     "A `LiveFigure` of `data`, a figure or traces, with that `layout`."
     return live_figure_class()(data, layout)
 
-
+# %% ../nbs/10_widgets.ipynb #5b7d2c10
 def up_to_date(box):
     "The box, once the plotly figures in it have told the page what they show: one that is still loading plotly misses the changes."
     for child in getattr(box, "children", ()): up_to_date(child)
