@@ -195,7 +195,7 @@ def test_a_configuration_of_another_network_is_named():
 def test_kept_figures_are_those_of_the_scenario():
     "Three seeds of each model, every figure with a name and a protocol, and as much of the models on both data as they can do."
     for data, kept in json.loads((ROOT / "nbs/results/joint.json").read_text()).items():
-        assert set(kept["models"]) >= {"joint", "rf", "no-generation", "cross-entropy"} and "seeds 0, 1, 2" in kept["protocol"], data
+        assert set(kept["models"]) == {"joint", *JOINT.baselines, "resnet-18"} and "seeds 0, 1, 2" in kept["protocol"], data
         for name, found in kept["models"].items():
             assert len(found) == 3 and all(run.keys() == found[0].keys() for run in found), (data, name)
             assert {key for key in found[0] if not key.startswith("asked_few_")} - {"step", "threads", "wall_seconds", "judge_accuracy"} <= JOINT_FIGURES.keys() & kept["protocols"][name].keys(), (data, name)
