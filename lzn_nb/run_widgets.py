@@ -175,8 +175,9 @@ def set_panels(figure, names: Sequence[str]) -> None:
     made.update_layout({f"{axis}axis{k}": {"visible": False, "domain": [0, 1e-3]} for k in range(len(names) + 1, len(figure.data) + 1) for axis in "xy"})
     if more := made.data[len(figure.data):]: figure.add_traces(more)
     figure.layout = made.layout
-    for k, trace in enumerate(figure.data): trace.visible = k < len(names)
-    for trace, name, colour in zip(figure.data, map(as_screen_text, names), COLOURS * len(names)): trace.update(name=name, line_color=colour, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
+    with figure.batch_update():
+        for k, trace in enumerate(figure.data): trace.visible = k < len(names)
+        for trace, name, colour in zip(figure.data, map(as_screen_text, names), COLOURS * len(names)): trace.update(name=name, line_color=colour, hovertemplate=f"%{{y:.4g}}<extra>{name}</extra>")
 
 # %% ../nbs/10a_run_widgets.ipynb #4f0b7d22
 class RunCurves:

@@ -86,7 +86,7 @@ def sentence(error: Exception) -> str:
 
 
 # what may be wrong with that which somebody gives, draws or asks for (a network's own complaints are RuntimeErrors)
-FAULTS = (ValueError, RuntimeError, MemoryError, OSError, ImportError)
+FAULTS = (ValueError, RuntimeError, MemoryError, OSError, ImportError, OverflowError)
 
 
 def saying(said, work: Callable[[], None]) -> Callable[[], None]:
@@ -104,8 +104,10 @@ def live_figure_class():
     class LiveFigure(graph_objects().FigureWidget):
         "A figure that looks the same in a page that opens later: plotly's own tells such a page how it looked when it was first shown."
         def get_state(self, key=None, drop_defaults=False):
-            if key is None and "_layout_obj" in self.__dict__: self._trait_values.update(_widget_layout=copy.deepcopy(self._layout_obj._props), _widget_data=copy.deepcopy(self._data))  # without a message to pages that know it
-            return super().get_state(key, drop_defaults)
+            state = super().get_state(key, drop_defaults)
+            if key is not None or "_layout_obj" not in self.__dict__: return state
+            now = {"_widget_layout": self._layout_obj._props, "_widget_data": self._data}
+            return state | {name: self.trait_metadata(name, "to_json")(copy.deepcopy(value), self) for name, value in now.items()}
 
     return LiveFigure
 
@@ -218,7 +220,7 @@ def listed():
         "A list; what is wrong with one of its elements, or with their number, is told as of any other trait."
         def validate(self, state, value):
             try: return super().validate(state, value)
-            except t.TraitError as error: raise t.TraitError(f"{self.name}: got {reprlib.repr(value)}, wanted {wanted(self)}") from error
+            except (t.TraitError, OverflowError) as error: raise t.TraitError(f"{self.name}: got {reprlib.repr(value)}, wanted {wanted(self)}") from error
 
     return Listed
 

@@ -131,7 +131,7 @@ def test_mirrors_and_turns(digits):
     assert base.slant.abs().max() > 10
 
 
-@given(st.floats(0.3, 1), st.floats(0, 0.99), st.integers(0, 1000))
+@given(st.floats(0.31, 1), st.floats(0, 0.99), st.integers(0, 1000))  # the palest digit has 81 % of the grey range, and 25 % are wanted
 @example(0.8469819284192706, 0.1875, 226)  # where a pixel of exactly half ink is rounded up
 @settings(max_examples=25, deadline=None)
 def test_contrast_and_brightness_are_no_matter(scale, place, start):

@@ -467,7 +467,8 @@ def test_numbers_that_are_not_finite_are_named_and_what_was_there_stays(value):
     for beyond in (6.0, -1, 10**400):
         with pytest.raises(TraitError, match=r"^weights: got \[.*, 1.0, 1.0, 1.0\], wanted a list, each a number from 0 to 5$"): explorer.state.weights = [beyond, 1.0, 1.0, 1.0]
         with pytest.raises(TraitError, match=f"^alpha: got {beyond}, wanted a number from 0 to 2$"): explorer.state.alpha = beyond
-    with pytest.raises(TraitError, match="^anchors: got .*, wanted a list of 1 to 50, each a list of 2, each a number$"): explorer.state.anchors = []
+    for few in ([], [[10**400, 0.0]]):
+        with pytest.raises(TraitError, match=r"^anchors: got \[.*, wanted a list of 1 to 50, each a list of 2, each a number$"): explorer.state.anchors = few
     assert explorer.state.weights == [1.0] * 4
 
 
