@@ -101,7 +101,7 @@ RUNS := $(foreach k,0 1 2,"generation generation $(k)" "generation generation-rf
           $(foreach b,unlabelled no-generation cross-entropy,"joint joint-$(b) $(k) --baseline $(b)") "joint joint-resnet-18 $(k) --baseline cross-entropy --set backbone=resnet18" \
           $(foreach m,lzn simclr moco supervised,"representation representation-$(m) $(k) --method $(m)") \
           "text text $(k) $(SMALL)" $(foreach b,contrastive without-label without-text without-image,"text text-$(b) $(k) --baseline $(b) $(SMALL)"))
-# and where $LZN_DATA has MNIST, the same on it: twenty-four hours of a core more, fewer where it has nothing else to do
+# and where $LZN_DATA has MNIST, the same on it: up to twenty-four hours of a core more
 HALF := --set precision=bf16 --set channels_last=True
 LARGE := --set batch=256 --set steps=1000 --set warmup=50 --set ema=0.995
 RUNS += $(if $(wildcard $(LZN_DATA)/MNIST),$(foreach k,0 1 2,"generation generation-mnist $(k) --data mnist --set rate_encoder=2e-4" "generation generation-mnist-rf $(k) --data mnist --baseline rf" \

@@ -135,7 +135,7 @@ def images_html(images: Tensor, what: str, columns: int = 8, wide: int = 48) -> 
 def chance_figure(classes: Sequence[str]):
     "Empty bars: chances of labels, and shares of draws."
     bars = live_figure(layout={"width": 440, "height": 230, "margin": {"l": 45, "r": 10, "t": 40, "b": 35}, "yaxis": {"range": [0, 1], "tickformat": ".0%"}, "xaxis": {"type": "category"},
-                                                "bargap": 0.25, "legend": {"orientation": "h", "y": 1.2, "x": 0}, "showlegend": True})
+                               "bargap": 0.25, "legend": {"orientation": "h", "y": 1.2, "x": 0}, "showlegend": True})
     bars._config = bars._config | {"displayModeBar": False}
     colours, names = rgb(zone_colours(len(classes))), [as_screen_text(name) for name in classes]
     bars.add_bar(x=names, marker={"color": colours}, hovertemplate="%{x}: %{y:.1%}<extra></extra>")
